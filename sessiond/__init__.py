@@ -1,0 +1,23 @@
+"""Coding sessions managed by the machine's own init system.
+
+The layer map. Imports point down only, and siblings never import each other;
+only the composition roots (``supervisor.main``, ``daemon.main``, ``cli.main``)
+name concrete backends.
+
+=============  =================================================================
+``cli``        sessionctl: one module per group of verbs, rendering apart
+``supervisor`` services, mirror of the init system, composition root of sessiond
+``daemon``     one session's daemon: services and composition root
+``client``     channel and typed API for everything that speaks to a supervisor
+``rpc``        generated code, codec between messages and model, status mapping
+``nest``       a private systemd for machines whose PID 1 is another program
+``init``       backends of the init-system port (systemd; the only users of D-Bus)
+``store``      SQLite metadata (the only user of sqlite3)
+``workspaces`` identity files in workspaces, scans and watches of their folders
+``ports``      what the product asks of an init system and of a store
+``model``      what a session and an event is; the one state table
+``errors``     the root error; ``config``: settings; ``paths``, ``log``, ``aio``
+=============  =================================================================
+"""
+
+__version__ = "0.1.0"
