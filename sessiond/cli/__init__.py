@@ -1,0 +1,1 @@
+"""sessionctl: one module per group of verbs, rendering apart."""

@@ -1,0 +1,1 @@
+"""Channel and typed API for everything that speaks to a supervisor."""

@@ -1,0 +1,1 @@
+"""A session daemon holds one session's terminals, records and store."""

@@ -1,0 +1,1 @@
+"""Backends of the init-system port; siblings that never import each other."""

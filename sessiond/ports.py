@@ -1,0 +1,194 @@
+"""What the product asks of an init system and of a store, as Protocols; backends are named by roots alone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from sessiond.model.session import Metadata
+from sessiond.model.unit import UnitStatus
+
+# ---- init system: what it tells -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The init system answers: all units of ours that it has loaded, whole. Replaces what was known."""
+
+    units: Sequence[UnitStatus]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """It no longer answers; nothing may be concluded until the next Connected."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnitAppeared:
+    """A unit of ours was loaded, or is told whole again."""
+
+    unit: UnitStatus
+
+
+@dataclass(frozen=True, slots=True)
+class UnitChanged:
+    """Fields of UnitStatus that have new values; the others keep theirs."""
+
+    name: str
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRemoved:
+    """A unit of ours is no longer loaded."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnablementChanged:
+    """What starts at boot may have changed: ask again."""
+
+
+UnitEvent = Connected | Lost | UnitAppeared | UnitChanged | UnitRemoved | EnablementChanged
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonSpec:
+    """What a session daemon is registered with. Durations in seconds."""
+
+    session: str
+    name: str
+    workspace: Path
+    argv: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    watchdog: float = 180.0
+    start_timeout: float = 60.0
+    stop_timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class InitInfo:
+    """Name and version of the init system, and what of it is usable."""
+
+    name: str
+    version: str
+    controllers: frozenset[str]
+
+
+class InitSystem(Protocol):
+    """Sessions as units of an init system.
+
+    Every call raises Unreachable (`init_unavailable`) when it gives no answer, and waits for the job's
+    result unless told not to. ``calls`` counts requests made, for the tests of the mirror.
+    """
+
+    calls: int
+
+    def watch(self) -> AsyncIterator[UnitEvent]:
+        """Connect, yield Connected, then every change; reconnects by itself, yielding Lost between."""
+        ...
+
+    async def start(self, spec: DaemonSpec, *, wait: bool = True) -> None:
+        """Register and start a session daemon; one that runs is fine. Raises Conflict `start_failed`,
+        TimedOut `start_timeout`. A failed unit left over under the name is reset first."""
+        ...
+
+    async def stop(self, session: str, *, wait: bool = True) -> None:
+        """Stop all of a session through its slice, and free failed units; absent is fine."""
+        ...
+
+    async def restart(self, session: str, *, wait: bool = True) -> None:
+        """Restart the daemon's unit. Raises NotFound `unit_not_loaded` where there is none."""
+        ...
+
+    async def kill(self, session: str, signal: int) -> None:
+        """Signal the daemon's main process. Raises Conflict `session_not_running`."""
+        ...
+
+    async def enable(self, session: str) -> None:
+        """Have the session started at boot."""
+        ...
+
+    async def disable(self, session: str) -> None:
+        """No longer start it at boot; nothing is stopped."""
+        ...
+
+    async def enabled(self, sessions: Sequence[str]) -> frozenset[str]:
+        """Those of the sessions that start at boot."""
+        ...
+
+    async def set_limits(self, session: str, properties: Mapping[str, str]) -> None:
+        """Set resource-control properties of the agents' slice, for good; an empty value resets.
+        Raises InvalidArgument `property_unknown` or `property_invalid`, before anything is set."""
+        ...
+
+    async def limits(self, session: str) -> dict[str, str]:
+        """Limits in force on the agents' slice that differ from the default, in unit files' notation."""
+        ...
+
+    async def unenforced(self, properties: Sequence[str]) -> list[str]:
+        """Those of the properties whose controller this machine does not delegate."""
+        ...
+
+    async def stop_supervisor(self) -> None:
+        """Have the init system stop the supervisor's own unit; answers when it took the job."""
+        ...
+
+    async def last_log(self, session: str, lines: int) -> list[str]:
+        """Last journal lines of all of a session, oldest first. Raises Unreachable `journal_unreadable`."""
+        ...
+
+    async def info(self) -> InitInfo:
+        """Name and version."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connection; idempotent."""
+        ...
+
+
+# ---- store ----------------------------------------------------------------------------------
+
+
+class MetadataStore(Protocol):
+    """Labels, annotations, marks and last access by session id, and the user's active session.
+
+    Writes are durable when the call returns. Raises Exhausted `disk_full`, Unreachable `database_locked`.
+    """
+
+    note: str
+    """Why the database was set aside and made anew when it was opened, or empty."""
+
+    async def all(self) -> dict[str, Metadata]:
+        """Every session's metadata."""
+        ...
+
+    async def put(self, session: str, metadata: Metadata) -> None:
+        """Replace one session's metadata whole."""
+        ...
+
+    async def touch(self, session: str, when: datetime) -> None:
+        """Set the last access."""
+        ...
+
+    async def delete(self, session: str) -> None:
+        """Forget a session."""
+        ...
+
+    async def active(self) -> str | None:
+        """Id of the user's active session."""
+        ...
+
+    async def set_active(self, session: str | None) -> None:
+        """Set or clear the user's active session."""
+        ...
+
+    async def close(self) -> None:
+        """Write what is pending and close; idempotent."""
+        ...

@@ -1,0 +1,1 @@
+"""The wire: generated code, codec between messages and model, status mapping, server."""

@@ -1,0 +1,1 @@
+"""SQLite metadata: the only user of sqlite3."""

@@ -1,0 +1,1 @@
+"""The supervisor turns API calls into units, and unit signals into answers and events."""

@@ -1,0 +1,1 @@
+"""Contract suites, fakes, and the private systemd host of the tests."""

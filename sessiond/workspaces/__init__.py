@@ -1,0 +1,1 @@
+"""Identity files in workspaces: reading, writing, finding and watching them."""
