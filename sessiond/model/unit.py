@@ -93,9 +93,7 @@ def session_of_daemon(unit: str) -> str | None:
 
 def session_of_slice(unit: str) -> str | None:
     """Id of the session whose slice or agents' slice this is, or None."""
-    return _between(unit, _SLICE_PREFIX, ".slice") or _between(
-        unit, _SLICE_PREFIX, f"{_AGENTS_SUFFIX}.slice"
-    )
+    return _between(unit, _SLICE_PREFIX, ".slice") or _between(unit, _SLICE_PREFIX, f"{_AGENTS_SUFFIX}.slice")
 
 
 def _between(text: str, prefix: str, suffix: str) -> str | None:
