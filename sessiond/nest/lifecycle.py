@@ -1,0 +1,320 @@
+"""Up, down and status: one nest per record folder, told alive from dead, removed without rest."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pwd
+import secrets
+import select
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sessiond.errors import InvalidArgument, PermissionDenied, SessiondError
+from sessiond.nest import cgroups, layout, units
+from sessiond.nest.boot import NOTIFY, Boot
+from sessiond.nest.plan import BootPlan
+from sessiond.nest.record import (
+    Folder,
+    Record,
+    check_owner,
+    machine_boot_id,
+    prepare,
+    record_folder,
+    start_time,
+)
+from sessiond.nest.requirements import check_privilege, check_tools, init_binary
+from sessiond.paths import check_socket_path
+
+BOOT_SECONDS = 30.0
+STOP_SECONDS = 10.0
+KILL_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Nest:
+    """A living nest: its record, and the folder the record lies in."""
+
+    folder: Folder
+    record: Record
+
+    @property
+    def pid(self) -> int:
+        """Its PID 1, as seen by who booted it."""
+        return self.record.pid
+
+    @property
+    def cgroup(self) -> Path:
+        """The cgroup that holds all of its processes."""
+        return Path(self.record.cgroup)
+
+    @property
+    def runtime_dir(self) -> Path:
+        """The folder for sockets, at the same path inside and outside."""
+        return Path(self.record.runtime_dir)
+
+    @property
+    def alive(self) -> bool:
+        """Whether its PID 1 still lives."""
+        return self.record.alive
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to boot. The defaults are the nest over the live root; the rest serves test hosts.
+
+    ``overlay`` is a folder for the upper layer (kept: booting on it again is the reboot);
+    ``guest`` makes that unprivileged user inside the overlay and boots its manager; ``linger`` is
+    whether it starts at boot; ``persistent_journal`` and ``private_net`` (only lo, up) as they
+    say; ``traversable`` are paths whose folders the guest may pass, inside only; ``announce`` puts
+    SESSIOND_RUNTIME_DIR into the user manager's environment.
+    """
+
+    overlay: Path | None = None
+    guest: str = ""
+    linger: bool = True
+    persistent_journal: bool = False
+    private_net: bool = False
+    traversable: tuple[Path, ...] = ()
+    announce: bool = True
+
+
+def status(uid: int | None = None, *, base: Path | None = None) -> Nest | None:
+    """The living, ready nest of a user (default: the caller), or None."""
+    folder = record_folder(os.getuid() if uid is None else uid, base)
+    try:
+        check_owner(folder)
+    except FileNotFoundError:
+        return None
+    record = folder.load()
+    return Nest(folder, record) if record and record.ready and record.alive else None
+
+
+def up(
+    uid: int | None = None,
+    *,
+    base: Path | None = None,
+    options: Options | None = None,
+    timeout: float = BOOT_SECONDS,
+) -> Nest:
+    """Boot a nest for a user (default: the caller), or return the one that lives.
+
+    Returns when its systemd and that user's manager serve. What a dead nest left is removed first.
+    Raises PermissionDenied or Unsupported with what is missing, TimedOut or SessiondError with the
+    boot's last output in the hint.
+    """
+    wanted = os.getuid() if uid is None else uid
+    living = status(wanted, base=base)
+    if living:
+        return living
+    check_privilege()
+    check_tools()
+    init = init_binary()
+    options = options or Options()
+    name, gid = _identity(wanted, options)
+    folder = record_folder(wanted, base)
+    prepare(folder, uid=wanted, gid=gid)
+    check_socket_path(folder.runtime / "sessions" / ("0" * 32 + ".sock"))
+    with folder.lock():
+        living = status(wanted, base=base)
+        if living:
+            return living
+        _clear(folder)
+        cgroup = cgroups.cgroup2_mount() / f"sessiond-nest-{wanted}-{secrets.token_hex(4)}"
+        record = Record(
+            uid=wanted,
+            user=name,
+            cgroup=str(cgroup),
+            runtime_dir=str(folder.runtime),
+            machine_boot_id=machine_boot_id(),
+            private_net=options.private_net,
+            overlay=str(options.overlay or ""),
+            announced=options.announce,
+        )
+        # Written before anything exists, so that whatever a crash leaves can be found.
+        folder.save(record)
+        try:
+            return _boot(folder, record, options, init, timeout, gid)
+        except BaseException:
+            _clear(folder)
+            raise
+
+
+def _identity(uid: int, options: Options) -> tuple[str, int]:
+    """The user's name and primary group; a guest exists only inside."""
+    if options.guest:
+        if options.overlay is None:
+            raise InvalidArgument("nest_guest_needs_overlay", "a guest user needs an overlay")
+        return options.guest, uid
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        raise InvalidArgument(
+            "nest_user_unknown", f"uid {uid} is no user of this machine", fields={"uid": str(uid)}
+        ) from None
+    return entry.pw_name, entry.pw_gid
+
+
+def _boot(folder: Folder, record: Record, options: Options, init: str, timeout: float, gid: int) -> Nest:
+    deadline = time.monotonic() + timeout
+    _make_cgroup(Path(record.cgroup))
+    with Boot(folder.boot, deadline) as boot:
+        plan = _plan(folder, record, options, init, boot.console)
+        boot.start(plan)
+        started = start_time(boot.pid)
+        if started is None:
+            raise SessiondError("nest_boot_failed", "the nest's first process ended at once")
+        record = replace(record, pid=boot.pid, start_time=started)
+        folder.save(record)
+        boot.go()
+        _close_console(boot.pid)
+    record = replace(record, ready=True)
+    folder.save(record, group=gid if record.uid != os.geteuid() else -1)
+    return Nest(folder, record)
+
+
+def _make_cgroup(cgroup: Path) -> None:
+    try:
+        cgroup.mkdir()
+        (cgroup / layout.INIT_CGROUP).mkdir()
+        (cgroup / layout.EXEC_CGROUP).mkdir()
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        raise PermissionDenied(
+            "nest_needs_privilege",
+            f"no cgroup can be made in {cgroup.parent}: {os.strerror(error.errno)}",
+            hint="start the container with docker run --privileged --cgroupns=private",
+            fields={"missing": "writable cgroup"},
+        ) from error
+
+
+def _plan(folder: Folder, record: Record, options: Options, init: str, console: str) -> BootPlan:
+    vendor = units.vendor_dir()
+    assert vendor is not None  # init_binary checked it
+    notify = str(folder.boot / NOTIFY)
+    entries = units.unit_entries(
+        vendor,
+        uid=record.uid,
+        start_user=options.overlay is None,
+        flush=options.persistent_journal,
+        notify=notify,
+    )
+    entries += units.unit_environment(record.uid, layout.announced(record))
+    entries.append(units.journal_entry(persistent=options.persistent_journal))
+    overlay = layout.overlay(options, record) if options.overlay else None
+    return BootPlan(
+        cgroup=f"{record.cgroup}/{layout.INIT_CGROUP}",
+        scratch=str(folder.boot / "scratch"),
+        console=console,
+        machine_id=layout.machine_id(options),
+        boot_id=layout.new_boot_id(),
+        init=layout.init_argv(init),
+        environment=layout.init_environment(notify),
+        entries=tuple(entries),
+        binds=(str(folder.runtime), str(folder.boot)),
+        run_kept=layout.run_kept(isolated=overlay is not None),
+        devices=layout.devices(),
+        lingering=(record.user,),
+        private_net=options.private_net,
+        overlay=overlay,
+    )
+
+
+def _close_console(pid: int) -> None:
+    """Take the console away: a hung-up terminal would make systemd wait each time it opens it."""
+    script = "umount -l /dev/console && rm -f /dev/console"
+    argv = ["nsenter", "--target", str(pid), "--mount", "--pid", "/bin/sh", "-c", script]
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True, cwd="/")
+
+
+def down(uid: int | None = None, *, base: Path | None = None, timeout: float = STOP_SECONDS) -> bool:
+    """End a user's nest (default: the caller's) and remove all of it; False when there was none.
+
+    What runs inside is asked to end first and killed after ``timeout`` seconds (0: at once).
+    Raises TimedOut when a process could not be killed.
+    """
+    folder = record_folder(os.getuid() if uid is None else uid, base)
+    try:
+        check_owner(folder)
+    except FileNotFoundError:
+        return False
+    with folder.lock():
+        record = folder.load()
+        if record and record.alive and timeout > 0:
+            _ask_to_end(record, timeout)
+        existed = _clear(folder)
+    _remove_folder(folder)
+    return existed
+
+
+def _ask_to_end(record: Record, timeout: float) -> None:
+    """systemd's own orderly way down, for at most ``timeout`` seconds."""
+    with contextlib.suppress(ProcessLookupError):
+        init = os.pidfd_open(record.pid)
+        try:
+            if record.alive:
+                # SIGRTMIN+4 is systemd's "power off"; in a container its PID 1 then exits.
+                signal.pidfd_send_signal(init, signal.SIGRTMIN + 4)
+                poll = select.poll()
+                poll.register(init, select.POLLIN)
+                poll.poll(timeout * 1000)
+        finally:
+            os.close(init)
+
+
+def power_cut(nest: Nest) -> None:
+    """SIGKILL its PID 1, with which everything inside dies at once; the record stays."""
+    init = os.pidfd_open(nest.pid)
+    try:
+        if nest.alive:
+            signal.pidfd_send_signal(init, signal.SIGKILL)
+            poll = select.poll()
+            poll.register(init, select.POLLIN)
+            poll.poll(KILL_SECONDS * 1000)
+    finally:
+        os.close(init)
+    cgroups.kill(nest.cgroup, time.monotonic() + KILL_SECONDS)
+
+
+def _clear(folder: Folder) -> bool:
+    """Kill and remove what the record names, alive or dead; whether there was a record."""
+    record = folder.load()
+    if record and record.machine_boot_id == machine_boot_id():
+        cgroup = Path(record.cgroup)
+        cgroups.kill(cgroup, time.monotonic() + KILL_SECONDS)
+        cgroups.remove(cgroup)
+    for path in folder.boot.glob("*"):
+        _discard(path)
+    _empty(folder.runtime)
+    folder.record.unlink(missing_ok=True)
+    return record is not None
+
+
+def _empty(path: Path) -> None:
+    """Remove what is in a folder, never following links, and keep the folder."""
+    with contextlib.suppress(FileNotFoundError):
+        for child in path.iterdir():
+            _discard(child)
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        _empty(path)
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_folder(folder: Folder) -> None:
+    for path in (folder.boot, folder.runtime):
+        with contextlib.suppress(FileNotFoundError):
+            path.rmdir()
+    for name in ("record.json.new", "lock"):
+        (folder.path / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.path.rmdir()

@@ -1,0 +1,99 @@
+"""The private systemd host of the system tests; in CI it must boot and every test must run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sessiond.testing.host import Host, HostUnavailable, sweep
+
+_HERE = Path(__file__).parent
+_CI = bool(os.environ.get("CI"))
+
+_collected: set[str] = set()
+_ran: set[str] = set()
+_excused: set[str] = set()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "may_skip(reason): a system test that CI may skip, and why that is all right"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _HERE not in item.path.parents:
+            continue
+        item.add_marker(pytest.mark.system)
+        _collected.add(item.nodeid)
+        excuse = item.get_closest_marker("may_skip")
+        if excuse and excuse.args and excuse.args[0]:
+            _excused.add(item.nodeid)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and not report.skipped:
+        _ran.add(report.nodeid)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    missing = _collected - _ran - _excused
+    if _CI and missing and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    missing = _collected - _ran - _excused
+    if _CI and missing:
+        count = f"{len(missing)} of {len(_collected)} system tests did not run"
+        terminalreporter.write_line(f"FAILED: {count}, and CI is set:", red=True)
+        for name in sorted(missing):
+            terminalreporter.write_line(f"  {name}")
+
+
+def _booted(**options: bool) -> Host:
+    host = Host(**options)
+    try:
+        return host.boot()
+    except HostUnavailable as error:
+        host.close()
+        if _CI:
+            pytest.fail(f"the private host must boot where CI is set: {error}", pytrace=False)
+        pytest.skip(f"the private host cannot boot here: {error}")
+    except BaseException:
+        host.close()
+        raise
+
+
+@pytest.fixture(scope="session")
+def _swept() -> None:
+    sweep()
+
+
+@pytest.fixture(scope="session")
+def host(_swept: None) -> Iterator[Host]:
+    """One booted host, shared by the tests that leave it as they found it."""
+    with _booted() as booted:
+        yield booted
+
+
+@pytest.fixture
+def fresh_host(_swept: None) -> Iterator[Callable[..., Host]]:
+    """A factory of hosts of the test's own, for power cuts, reboots and worse."""
+    hosts: list[Host] = []
+
+    def make(**options: bool) -> Host:
+        hosts.append(_booted(**options))
+        return hosts[-1]
+
+    try:
+        yield make
+    finally:
+        for made in hosts:
+            made.close()
