@@ -136,6 +136,10 @@ class InitSystem(Protocol):
         """Those of the properties whose controller this machine does not delegate."""
         ...
 
+    async def forget(self, session: str) -> None:
+        """Take away what is kept of a session that is stopped: failed units, limits, start at boot."""
+        ...
+
     async def stop_supervisor(self) -> None:
         """Have the init system stop the supervisor's own unit; answers when it took the job."""
         ...

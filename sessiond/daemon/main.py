@@ -1,0 +1,116 @@
+"""Composition root of a session daemon: parses, wires, serves until told to end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from sessiond.aio import ServiceManager, Termination
+from sessiond.errors import SessiondError
+from sessiond.log import setup as setup_log
+from sessiond.model.identity import parse_id
+from sessiond.model.unit import daemon_unit
+from sessiond.paths import private_folder
+
+log = logging.getLogger(__name__)
+
+_GRACE = 2.0
+_SERVICE = "sessiond.v1.SessionDaemonService"
+# EX_TEMPFAIL: a signal without a job is no wish to stop, and only a failure is restarted.
+EXIT_RESTART_ME = 75
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the unit's command line says."""
+
+    session: str
+    socket: Path
+    store: Path
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one session's daemon; returns its exit status."""
+    options = _parse(argv)
+    setup_log(os.environ.get("SESSIOND_LOG_LEVEL", "info"))
+    try:
+        return asyncio.run(_run(options))
+    except SessiondError as error:
+        log.error("%s (%s)", error.message, error.hint or error.code)  # noqa: TRY400 - it is for people
+        return 1
+
+
+def _parse(argv: Sequence[str]) -> Options:
+    parser = argparse.ArgumentParser(prog="sessiond session", description=__doc__)
+    parser.add_argument("session", type=parse_id, help="id of the session, 32 hexadecimal digits")
+    parser.add_argument("--socket", type=Path, required=True, help="where to serve")
+    parser.add_argument("--store", type=Path, required=True, help="folder of the session's own state")
+    return Options(**vars(parser.parse_args(argv)))
+
+
+async def _run(options: Options) -> int:
+    # Imported late, so that a wrong command line answers at once.
+    from sessiond.daemon.descriptors import Descriptors
+    from sessiond.daemon.service import DaemonService
+    from sessiond.rpc._generated.v1 import daemon_pb2_grpc
+    from sessiond.rpc.health import add_health, set_serving
+    from sessiond.rpc.server import Server, SocketLock
+
+    termination = Termination(signal.SIGTERM, signal.SIGINT)
+    manager = ServiceManager()
+    descriptors = Descriptors.from_environment()
+    private_folder(options.store)
+    private_folder(options.socket.parent)
+    with ExitStack() as stack:
+        stack.enter_context(SocketLock(options.socket.with_suffix(".lock"), f"session {options.session}"))
+        server = Server(options.socket)
+        service = DaemonService(options.session, options.store, descriptors.names, _stop_unit)
+        daemon_pb2_grpc.add_SessionDaemonServiceServicer_to_server(service, server.grpc)
+        health = add_health(server)
+        await server.start()
+        await set_serving(health, [_SERVICE])
+        watchdog = asyncio.create_task(manager.watchdog(), name="watchdog")
+        manager.ready(f"Serving {options.socket}")
+        try:
+            received = await termination.wait()
+            reason = await _reason(options.session)
+            manager.stopping(f"{received.name}: {reason or 'no job'}")
+            log.info("ending on %s: %s", received.name, reason or "no job of the init system asks for it")
+        finally:
+            watchdog.cancel()
+            await server.stop(_GRACE)
+    return 0 if reason is not None else EXIT_RESTART_ME
+
+
+async def _reason(session: str) -> str | None:
+    """Why the signal came, as the init system's job tells: `stop`, `restart`, or None without one."""
+    from sessiond.init.systemd.stop_reason import stop_reason
+
+    try:
+        return await stop_reason(daemon_unit(session))
+    except SessiondError as error:
+        # While the manager itself goes down it may not answer; then a stop is what is meant.
+        log.warning("cannot ask why: %s", error.message)
+        return "stop"
+
+
+async def _stop_unit(session: str) -> None:
+    from sessiond.init.systemd.backend import SystemdInit
+
+    init = SystemdInit()
+    try:
+        await init.stop(session, wait=False)
+    finally:
+        await init.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

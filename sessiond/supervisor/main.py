@@ -1,0 +1,73 @@
+"""Composition root of the supervisor: parses, wires, serves until told to end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import sessiond
+from sessiond import config
+from sessiond.aio import ServiceManager, Termination
+from sessiond.errors import SessiondError
+from sessiond.log import setup as setup_log
+from sessiond.paths import Paths, private_folder
+
+log = logging.getLogger(__name__)
+
+_GRACE = 2.0
+_SERVICES = ("SessionsService", "DiscoveryService", "EventsService", "SystemService")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the supervisor; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="sessiond",
+        description="The supervisor of coding sessions. Usually started by the init system: sessionctl up.",
+    )
+    parser.add_argument("--version", action="version", version=f"sessiond {sessiond.__version__}")
+    config.add_flags(parser)
+    namespace = parser.parse_args(argv)
+    paths = Paths.from_environment()
+    try:
+        settings = config.load(paths.config_file, flags=config.flags_of(namespace))
+        setup_log(settings.log.level)
+        return asyncio.run(_run(paths, settings))
+    except SessiondError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        print(f"sessiond: {error.message}{hint}", file=sys.stderr)
+        return 1
+
+
+async def _run(paths: Paths, settings: config.Settings) -> int:
+    from sessiond.rpc.server import SocketLock
+    from sessiond.supervisor.parts import build
+
+    termination = Termination(signal.SIGTERM, signal.SIGINT)
+    manager = ServiceManager()
+    private_folder(paths.runtime)
+    private_folder(paths.state)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(SocketLock(paths.lock, "the supervisor"))
+        parts = await build(stack, paths, settings)
+        async with asyncio.TaskGroup() as tasks:
+            owned = [
+                tasks.create_task(manager.watchdog(), name="watchdog"),
+                tasks.create_task(parts.mirror.run(), name="mirror"),
+            ]
+            await parts.load()
+            owned += [tasks.create_task(job, name=name) for name, job in parts.jobs()]
+            await parts.server.start()
+            await parts.set_serving()
+            manager.ready(f"Serving {len(parts.registry.entries)} sessions at {paths.socket}")
+            log.info("serving %d sessions at %s", len(parts.registry.entries), paths.socket)
+            received = await termination.wait()
+            manager.stopping(f"Ending on {received.name}; sessions go on")
+            for task in owned:
+                task.cancel()
+            await parts.server.stop(_GRACE)
+    return 0

@@ -1,0 +1,150 @@
+"""The supervisor's parts, made and joined; with ``main`` the only place that names concrete backends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from grpc_health.v1 import health
+
+from sessiond.config import Settings
+from sessiond.doctor import checks
+from sessiond.errors import SessiondError
+from sessiond.init.systemd.backend import SystemdInit
+from sessiond.model.identity import SessionType
+from sessiond.paths import Paths
+from sessiond.ports import InitSystem
+from sessiond.rpc._generated.v1 import (
+    discovery_pb2_grpc,
+    events_pb2_grpc,
+    sessions_pb2_grpc,
+    system_pb2_grpc,
+)
+from sessiond.rpc.health import SERVICE_NAME, add_health, set_serving
+from sessiond.rpc.server import Server, enable_reflection
+from sessiond.store.sqlite import SqliteStore
+from sessiond.supervisor.changes import Changes, Defaults
+from sessiond.supervisor.directory import Directory
+from sessiond.supervisor.events import EventLog
+from sessiond.supervisor.lifecycle import DaemonRules, Lifecycle
+from sessiond.supervisor.mirror import Mirror
+from sessiond.supervisor.registry import Registry, ScanRules
+from sessiond.supervisor.services.discovery import DiscoveryService
+from sessiond.supervisor.services.events import EventsService
+from sessiond.supervisor.services.sessions import SessionsService
+from sessiond.supervisor.services.system import SystemService
+from sessiond.workspaces.watch import Rescan, WorkspaceWatch
+
+log = logging.getLogger(__name__)
+
+_SERVICES = tuple(f"sessiond.v1.{name}Service" for name in ("Sessions", "Discovery", "Events", "System"))
+# Long enough for a busy machine's bus; without an answer the supervisor serves, and states are unknown.
+_FIRST_ANSWER = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All of a supervisor that is not yet running."""
+
+    settings: Settings
+    mirror: Mirror
+    registry: Registry
+    directory: Directory
+    lifecycle: Lifecycle
+    server: Server
+    health: health.aio.HealthServicer
+
+    async def load(self) -> None:
+        """Read the disk, the store, and the init system's first answer: then listings are whole."""
+        await self.registry.load(self.settings.discovery.roots)
+        await self.directory.load()
+        try:
+            async with asyncio.timeout(_FIRST_ANSWER):
+                await self.mirror.answered.wait()
+        except TimeoutError:
+            log.warning("the init system does not answer; states are unknown until it does")
+
+    def jobs(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+        """What runs beside the server for as long as it serves."""
+        jobs = [("enablement", self._follow_enablement())]
+        if self.settings.discovery.watch:
+            jobs.append(("workspaces", self._follow_workspaces()))
+        return jobs
+
+    async def set_serving(self) -> None:
+        """Have the health service say that all services serve."""
+        await set_serving(self.health, _SERVICES)
+
+    async def _follow_enablement(self) -> None:
+        """Ask what starts at boot, now and each time unit files or the list of sessions changed."""
+        while True:
+            asked = self.mirror.enablement_changed
+            asked.clear()
+            try:
+                await self.lifecycle.ask_enabled()
+            except SessiondError as error:
+                # The mirror's next answer sets the event again.
+                log.warning("what starts at boot is not known: %s", error.message)
+            await asked.wait()
+
+    async def _follow_workspaces(self) -> None:
+        """Look again at what changes on disk."""
+        async with WorkspaceWatch(
+            self.settings.discovery.roots, depth=self.settings.discovery.depth
+        ) as watch:
+            self.registry.listen_folders(watch.set_workspaces)
+            async for change in watch:
+                if isinstance(change, Rescan):
+                    await self.registry.load(self.settings.discovery.roots)
+                else:
+                    await self.registry.look(change)
+
+
+async def build(stack: AsyncExitStack, paths: Paths, settings: Settings) -> Parts:
+    """Make the parts; what must be closed is closed by the stack."""
+    store = await SqliteStore.open(paths.database)
+    stack.push_async_callback(store.close)
+    init: InitSystem = SystemdInit()
+    stack.push_async_callback(init.close)
+    events = EventLog(settings.events.history, settings.events.reader_buffer)
+    rules = ScanRules(settings.discovery.depth, settings.discovery.markers)
+    registry = Registry(paths, rules, events)
+    mirror = Mirror(init)
+    directory = Directory(paths, registry, mirror, store, events)
+    daemon_rules = DaemonRules(
+        program=launch_program(paths),
+        watchdog=settings.session.watchdog,
+        start_timeout=settings.session.start_timeout,
+        stop_timeout=settings.session.stop_timeout,
+    )
+    lifecycle = Lifecycle(paths, daemon_rules, init, registry, directory, events)
+    defaults = Defaults(SessionType(settings.session.type), settings.session.owner)
+    changes = Changes(registry, directory, lifecycle, init, events, defaults, settings.discovery.roots)
+    server = Server(paths.socket)
+    sessions_pb2_grpc.add_SessionsServiceServicer_to_server(
+        SessionsService(directory, lifecycle, changes, init), server.grpc
+    )
+    discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server(
+        DiscoveryService(registry, directory, settings.discovery.roots), server.grpc
+    )
+    events_pb2_grpc.add_EventsServiceServicer_to_server(EventsService(events, directory), server.grpc)
+    system_pb2_grpc.add_SystemServiceServicer_to_server(
+        SystemService(paths, directory, mirror, init, store, lambda: checks(paths, os.environ, settings)),
+        server.grpc,
+    )
+    servicer = add_health(server)
+    enable_reflection(server.grpc, [*_SERVICES, SERVICE_NAME])
+    return Parts(settings, mirror, registry, directory, lifecycle, server, servicer)
+
+
+def launch_program(paths: Paths) -> tuple[str, ...]:
+    """What session daemons start through: the launcher, or this interpreter where none is installed."""
+    if os.access(paths.launcher, os.X_OK):
+        return (str(paths.launcher),)
+    return (sys.executable, "-m", "sessiond")

@@ -1,0 +1,264 @@
+"""Which sessions there are: identities on disk, where they lie, and what is wrong with them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sessiond.errors import AlreadyExists, SessiondError
+from sessiond.model.event import EventKind
+from sessiond.model.identity import Identity, numbered
+from sessiond.paths import Paths
+from sessiond.supervisor.events import EventLog
+from sessiond.workspaces import identity_file, links
+from sessiond.workspaces.scan import Found, scan
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One session on disk; ``copies`` are other folders that carry its id, ``problem`` what is amiss."""
+
+    identity: Identity
+    path: Path
+    problem: str = ""
+    copies: frozenset[Path] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ScanRules:
+    """How folders are scanned: levels below a root, and the marks of a project."""
+
+    depth: int
+    markers: Sequence[str]
+
+
+class Registry:
+    """The identities. Every change goes through one lock; disk is read and written in threads."""
+
+    def __init__(self, paths: Paths, rules: ScanRules, events: EventLog) -> None:
+        self._paths = paths
+        self._rules = rules
+        self._events = events
+        self._by_path: dict[Path, str] = {}
+        self._listener: Callable[[frozenset[str] | None], None] = lambda sessions: None
+        self._folder_listener: Callable[[frozenset[Path]], None] = lambda folders: None
+        self.entries: dict[str, Entry] = {}
+        self.lock = asyncio.Lock()
+
+    def listen(self, listener: Callable[[frozenset[str] | None], None]) -> None:
+        """Have the ids whose entry changed told to ``listener``."""
+        self._listener = listener
+
+    def listen_folders(self, listener: Callable[[frozenset[Path]], None]) -> None:
+        """Have the set of all known workspaces told to ``listener``, now and when it changes."""
+        self._folder_listener = listener
+        listener(self.folders())
+
+    def at(self, path: Path) -> str | None:
+        """Id of the session whose workspace this is; copies are none."""
+        return self._by_path.get(path)
+
+    def copy_at(self, path: Path) -> str | None:
+        """Id that a copied workspace carries."""
+        return next((one for one, entry in self.entries.items() if path in entry.copies), None)
+
+    def folders(self) -> frozenset[Path]:
+        """Every workspace known, copies among them."""
+        return frozenset(self._by_path).union(*(entry.copies for entry in self.entries.values()))
+
+    def name_holder(self, name: str) -> str | None:
+        """Id of the session that has this name."""
+        return next((one for one, entry in self.entries.items() if entry.identity.name == name), None)
+
+    def check_free(self, name: str, but: str = "") -> None:
+        """Raise AlreadyExists `name_taken` where another session than ``but`` has the name."""
+        holder = self.name_holder(name)
+        if holder is not None and holder != but:
+            raise AlreadyExists(
+                "name_taken",
+                f"the name {name!r} is that of session {holder} at {self.entries[holder].path}",
+                hint="choose another with --name",
+                fields={"name": name, "session": holder},
+            )
+
+    def free_name(self, name: str) -> str:
+        """The name, or where it is taken the first free one with a number behind it."""
+        taken = {entry.identity.name for entry in self.entries.values()}
+        if name not in taken:
+            return name
+        return next(one for n in range(2, len(taken) + 3) if (one := numbered(name, n)) not in taken)
+
+    # ---- reading the disk
+
+    async def load(self, roots: Iterable[Path]) -> Found:
+        """Find all sessions: those linked from the state folder, and those below the roots."""
+        linked = await asyncio.to_thread(links.read_all, self._paths)
+        async with self.lock:
+            for session, path in linked.items():
+                await self._look(path, session)
+        return await self.scan(roots)
+
+    async def scan(self, roots: Iterable[Path], *, explicit: bool = False) -> Found:
+        """Scan folders and take in what is found; ``explicit`` ones must exist."""
+        found = await asyncio.to_thread(
+            scan, list(roots), depth=self._rules.depth, markers=self._rules.markers, explicit=explicit
+        )
+        async with self.lock:
+            for path, identity in found.workspaces:
+                await self._take(path, identity)
+        return found
+
+    async def look(self, folders: Iterable[Path]) -> None:
+        """Read the identity in each folder again."""
+        async with self.lock:
+            for path in folders:
+                await self._look(path, self.at(path) or self.copy_at(path))
+
+    async def _look(self, path: Path, session: str | None) -> None:
+        """One folder; ``session`` is the id that was last known to lie there. The lock is held."""
+        try:
+            identity = await asyncio.to_thread(identity_file.read, path)
+        except SessiondError as error:
+            if session is not None:
+                await self._lose(path, session, error.message)
+            return
+        if session is not None and identity.id != session:
+            await self._lose(path, session, f"{path} now holds session {identity.id}")
+        await self._take(path, identity)
+
+    async def _take(self, path: Path, identity: Identity) -> None:
+        """A folder holds this identity: new, the same, moved, or a copy."""
+        entry = self.entries.get(identity.id)
+        if entry is None:
+            await self._register(path, identity)
+            self._events.append(
+                EventKind.SESSION_CREATED, identity.id, identity.name, {"path": str(path), "reason": "found"}
+            )
+        elif entry.path == path:
+            self._same(entry, identity)
+        elif await asyncio.to_thread(self._holds, entry.path, identity.id):
+            self._copied(entry, path)
+        else:
+            await self._moved(entry, path, identity)
+
+    def _same(self, entry: Entry, identity: Identity) -> None:
+        fresh = replace(entry, identity=identity, problem="")
+        if fresh == entry:
+            return
+        self.entries[identity.id] = fresh
+        if identity != entry.identity:
+            self._events.append(
+                EventKind.SESSION_UPDATED,
+                identity.id,
+                identity.name,
+                {"fields": "identity", "reason": "file"},
+            )
+        self._tell(identity.id)
+
+    def _copied(self, entry: Entry, path: Path) -> None:
+        if path in entry.copies:
+            return
+        session = entry.identity.id
+        self.entries[session] = replace(entry, copies=entry.copies | {path})
+        fields = {"path": str(path), "original": str(entry.path)}
+        self._events.append(EventKind.SESSION_CONFLICT, session, entry.identity.name, fields)
+        self._tell(session)
+
+    async def _moved(self, entry: Entry, path: Path, identity: Identity) -> None:
+        await asyncio.to_thread(links.point, self._paths, identity.id, path)
+        self._by_path.pop(entry.path, None)
+        self._by_path[path] = identity.id
+        self.entries[identity.id] = Entry(identity, path, copies=entry.copies - {path})
+        fields = {"from": str(entry.path), "to": str(path)}
+        self._events.append(EventKind.SESSION_MOVED, identity.id, identity.name, fields)
+        self._tell(identity.id)
+
+    async def _lose(self, path: Path, session: str, problem: str) -> None:
+        """A folder no longer holds the identity it held."""
+        entry = self.entries.get(session)
+        if entry is None:
+            await self._lost_before_seen(path, session, problem)
+        elif path in entry.copies:
+            self.entries[session] = replace(entry, copies=entry.copies - {path})
+            self._tell(session)
+        elif heir := await asyncio.to_thread(self._heir, entry):
+            await self._moved(entry, heir, entry.identity)
+        elif entry.problem != problem:
+            self.entries[session] = replace(entry, problem=problem)
+            self._tell(session)
+
+    async def _lost_before_seen(self, path: Path, session: str, problem: str) -> None:
+        """The state folder knows a session whose workspace cannot be read: shown, not dropped."""
+        identity = await asyncio.to_thread(links.stand_in, self._paths, session, path)
+        self.entries[session] = Entry(identity, path, problem)
+        self._by_path.setdefault(path, session)
+        self._tell(session)
+
+    def _heir(self, entry: Entry) -> Path | None:
+        """A copy that still holds the identity, once the original is gone."""
+        return next((one for one in sorted(entry.copies) if self._holds(one, entry.identity.id)), None)
+
+    @staticmethod
+    def _holds(path: Path, session: str) -> bool:
+        try:
+            return identity_file.read(path).id == session
+        except SessiondError:
+            return False
+
+    # ---- writing the disk; the lock is the caller's to hold
+
+    async def create(self, path: Path, identity: Identity) -> None:
+        """Write a new identity into a workspace and know it. Raises AlreadyExists `session_exists`."""
+        await asyncio.to_thread(identity_file.create, path, identity)
+        await self._register(path, identity)
+
+    async def rewrite(self, session: str, identity: Identity) -> None:
+        """Replace what the workspace says of the session; the id may be a new one."""
+        entry = self.entries[session]
+        await asyncio.to_thread(identity_file.write, entry.path, identity)
+        self.entries[session] = replace(entry, identity=identity)
+        self._tell(session)
+
+    async def give(self, path: Path, identity: Identity) -> None:
+        """Write a new identity into a folder, whatever it holds: a copy, something unreadable, none."""
+        holder = self.copy_at(path)
+        await asyncio.to_thread(identity_file.write, path, identity)
+        if holder is not None:
+            entry = self.entries[holder]
+            self.entries[holder] = replace(entry, copies=entry.copies - {path})
+            self._tell(holder)
+        await self._register(path, identity)
+
+    async def take(self, path: Path, identity: Identity) -> None:
+        """Know the identity that a folder was found to hold."""
+        await self._take(path, identity)
+
+    async def remove(self, session: str) -> None:
+        """Take the identity out of the workspace, and drop the session's own state."""
+        entry = self.entries[session]
+        if await asyncio.to_thread(self._holds, entry.path, session):
+            await asyncio.to_thread(identity_file.remove, entry.path)
+        await self.forget_folder(session)
+
+    async def forget_folder(self, session: str) -> None:
+        """Drop the session's own state; the identity in the workspace is left."""
+        entry = self.entries[session]
+        await asyncio.to_thread(links.remove_session_state, self._paths, session)
+        self._by_path.pop(entry.path, None)
+        del self.entries[session]
+        self._tell(session)
+
+    async def _register(self, path: Path, identity: Identity) -> None:
+        await asyncio.to_thread(links.point, self._paths, identity.id, path)
+        self.entries[identity.id] = Entry(identity, path)
+        self._by_path[path] = identity.id
+        self._tell(identity.id)
+
+    def _tell(self, session: str) -> None:
+        self._listener(frozenset({session}))
+        self._folder_listener(self.folders())

@@ -1,0 +1,1 @@
+"""The rooms of the API: each parses, makes one call, replies."""
