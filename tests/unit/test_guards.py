@@ -77,9 +77,18 @@ def run_pytest(folder: Path, *arguments: str, **environment: str) -> subprocess.
     """Run pytest on folder, which gets the guards; PYTEST_ADDOPTS and CI are only as given."""
     (folder / "tests/conftest.py").write_text(CONFTEST.read_text())
     inherited = {k: v for k, v in os.environ.items() if k not in {"PYTEST_ADDOPTS", "CI"}}
+    options = "-q -rA -p no:cacheprovider -c /dev/null -o asyncio_mode=auto".split()
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "-c", "/dev/null"]
-        + ["--rootdir", str(folder), "-o", "asyncio_mode=auto", *arguments, str(folder / "tests")],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            *options,
+            "--rootdir",
+            str(folder),
+            *arguments,
+            str(folder / "tests"),
+        ],
         cwd=folder,
         env=inherited | environment,
         capture_output=True,

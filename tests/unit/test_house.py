@@ -1,0 +1,201 @@
+"""The rules of the house: format, lint, types, layers, protos, and what may lie in the tree."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sessiond
+
+ROOT = Path(__file__).resolve().parents[2]
+TOP_LEVEL = {
+    "CHANGELOG.md",
+    "LICENSE",
+    "README.md",
+    "packaging",
+    "protos",
+    "pyproject.toml",
+    "sessiond",
+    "tests",
+    "units",
+}
+BUILD_OUTPUT = {"build", "dist"}
+LONGEST_FILE = 600
+LEFTOVERS = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b|^(?:<{7}|>{7})")
+HOME_PATHS = re.compile(r"(?<![\w.}])/(?:root|work|(?:home|Users)/[a-z]\w*)/")
+
+
+def tool(name: str) -> str:
+    """Return the path of a program that is installed beside this interpreter."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def check(*command: str) -> None:
+    """Run a checker in the checkout; when it objects, fail with what it says and nothing else."""
+    environment = os.environ | {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "160"}
+    environment.pop("FORCE_COLOR", None)
+    run = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if run.returncode != 0:
+        shown = " ".join([Path(command[0]).name, *command[1:]])
+        pytest.fail(f"{shown} (exit status {run.returncode})\n{run.stdout}", pytrace=False)
+
+
+def tree() -> Iterator[Path]:
+    """Yield every file of the project, without what tools and builds leave."""
+    for folder, names, files in os.walk(ROOT):
+        here = Path(folder)
+        top = here == ROOT
+        names[:] = [
+            name
+            for name in names
+            if name != "__pycache__"
+            and not name.endswith(".egg-info")
+            and not (name.startswith(".") and name != ".ci")
+            and not (top and name in BUILD_OUTPUT)
+        ]
+        yield from (here / name for name in files)
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Yield (path in the tree, text) of every file of the project that people write."""
+    for path in sorted(tree()):
+        name = str(path.relative_to(ROOT))
+        if "/_generated/" not in name:
+            yield name, path.read_text(encoding="utf-8")
+
+
+def report(offences: list[str], rule: str) -> None:
+    if offences:
+        pytest.fail(f"{rule}:\n  " + "\n  ".join(offences), pytrace=False)
+
+
+# --- Python --------------------------------------------------------------------------------------
+
+
+def test_lint() -> None:
+    check(tool("ruff"), "check", "--no-fix", "--output-format=concise")
+
+
+def test_format() -> None:
+    check(tool("ruff"), "format", "--check", "--diff")
+
+
+def test_types() -> None:
+    check(sys.executable, "-m", "mypy", "--no-error-summary")
+
+
+def test_layers() -> None:
+    check(tool("lint-imports"), "--no-logo", "--no-cache")
+
+
+def test_model_needs_the_standard_library_alone() -> None:
+    offences = []
+    for path in sorted((ROOT / "sessiond/model").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                imported = [node.module or ""]
+            else:
+                continue
+            offences += [
+                f"{path.relative_to(ROOT)}:{node.lineno} imports {name}"
+                for name in imported
+                if name.split(".")[0] not in sys.stdlib_module_names | {"sessiond"}
+            ]
+    report(offences, "the model may import the standard library and sessiond only")
+
+
+def test_no_python_file_is_too_long() -> None:
+    lengths = {name: text.count("\n") for name, text in texts() if name.endswith(".py")}
+    offences = [f"{name}: {lines} lines" for name, lines in lengths.items() if lines > LONGEST_FILE]
+    report(offences, f"no Python file has more than {LONGEST_FILE} lines")
+
+
+# --- protos --------------------------------------------------------------------------------------
+
+
+def test_protos_are_linted_and_commented() -> None:
+    check(tool("buf"), "lint", "protos")
+
+
+def test_protos_are_formatted() -> None:
+    check(tool("buf"), "format", "--diff", "--exit-code", "protos")
+
+
+def test_generated_code_is_what_the_protos_say() -> None:
+    check(sys.executable, "packaging/protos", "--check")
+
+
+# --- the tree ------------------------------------------------------------------------------------
+
+
+def test_shell_scripts_parse() -> None:
+    scripts = [name for name, text in texts() if re.match(r"#!.*\b(?:ba)?sh\b", text)]
+    assert "packaging/bootstrap" in scripts
+    for script in scripts:
+        check("bash", "-n", script)
+        assert os.access(ROOT / script, os.X_OK), f"{script} is not executable"
+
+
+def test_top_level_holds_only_what_was_agreed() -> None:
+    names = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
+    strangers = {name for name in names - TOP_LEVEL - BUILD_OUTPUT if not name.endswith(".egg-info")}
+    assert not strangers
+    assert not TOP_LEVEL - names
+
+
+def lines_matching(pattern: re.Pattern[str]) -> list[str]:
+    """Return every line that the pattern is found in, this file apart: it holds what it looks for."""
+    return [
+        f"{name}:{number}: {line.strip()}"
+        for name, text in texts()
+        for number, line in enumerate(text.splitlines(), 1)
+        if pattern.search(line) and ROOT / name != Path(__file__)
+    ]
+
+
+def test_no_leftover_markers() -> None:
+    report(lines_matching(LEFTOVERS), "markers of unfinished work")
+
+
+def test_no_paths_of_one_machine() -> None:
+    report(lines_matching(HOME_PATHS), "paths that exist on one machine only")
+
+
+def test_the_version_is_told_once_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == sessiond.__version__
+
+
+def test_changelog_tells_of_this_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    section = re.search(rf"^## {re.escape(sessiond.__version__)}\b.*?(?=^## |\Z)", text, re.M | re.S)
+    assert section is not None
+    assert re.search(r"^- \S", section.group(), re.MULTILINE), "no entry below the version's heading"
+
+
+def test_patterns_of_the_tree_do_match() -> None:
+    """A pattern that matches nothing would let everything pass."""
+    assert LEFTOVERS.search("# TODO: later")
+    assert LEFTOVERS.search("<<<<<<< HEAD")
+    assert not LEFTOVERS.search("mktemp sd.XXXXXX")
+    assert HOME_PATHS.search("see /root/notes")
+    assert HOME_PATHS.search('"/home/somebody/x"')
+    assert not HOME_PATHS.search("$HOME/root/x ${upper}/root/x")
