@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -97,7 +97,7 @@ class EventLog:
             return True, 0
         return False, min(after.seq, self._last)
 
-    async def follow(self, after: Cursor | None, test: Test) -> AsyncIterator[Page | Event]:
+    async def follow(self, after: Cursor | None, test: Test) -> AsyncGenerator[Page | Event, None]:
         """First a Page (empty without ``after``), then each event as it comes, none twice or skipped.
 
         Raises Exhausted `slow_reader` when more events wait than the bound allows.
@@ -122,7 +122,7 @@ class EventLog:
                     )
 
     @contextmanager
-    def _reading(self):  # type: ignore[no-untyped-def]
+    def _reading(self) -> Iterator[_Reader]:
         reader = _Reader(self._reader_bound)
         self._readers.add(reader)
         try:

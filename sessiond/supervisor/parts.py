@@ -95,15 +95,22 @@ class Parts:
 
     async def _follow_workspaces(self) -> None:
         """Look again at what changes on disk."""
-        async with WorkspaceWatch(
-            self.settings.discovery.roots, depth=self.settings.discovery.depth
-        ) as watch:
-            self.registry.listen_folders(watch.set_workspaces)
+        rules = self.settings.discovery
+        async with WorkspaceWatch(rules.roots, depth=rules.depth) as watch, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tell_folders(watch), name="workspaces to watch")
             async for change in watch:
                 if isinstance(change, Rescan):
-                    await self.registry.load(self.settings.discovery.roots)
+                    await self.registry.load(rules.roots)
                 else:
                     await self.registry.look(change)
+
+    async def _tell_folders(self, watch: WorkspaceWatch) -> None:
+        """Have the workspaces that are known watched, also outside the roots."""
+        changed = self.registry.folders_changed
+        while True:
+            changed.clear()
+            watch.set_workspaces(self.registry.folders())
+            await changed.wait()
 
 
 async def build(stack: AsyncExitStack, paths: Paths, settings: Settings) -> Parts:

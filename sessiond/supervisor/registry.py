@@ -46,18 +46,14 @@ class Registry:
         self._events = events
         self._by_path: dict[Path, str] = {}
         self._listener: Callable[[frozenset[str] | None], None] = lambda sessions: None
-        self._folder_listener: Callable[[frozenset[Path]], None] = lambda folders: None
+        # Set when the set of workspaces changed; cleared by who watches them.
+        self.folders_changed = asyncio.Event()
         self.entries: dict[str, Entry] = {}
         self.lock = asyncio.Lock()
 
     def listen(self, listener: Callable[[frozenset[str] | None], None]) -> None:
         """Have the ids whose entry changed told to ``listener``."""
         self._listener = listener
-
-    def listen_folders(self, listener: Callable[[frozenset[Path]], None]) -> None:
-        """Have the set of all known workspaces told to ``listener``, now and when it changes."""
-        self._folder_listener = listener
-        listener(self.folders())
 
     def at(self, path: Path) -> str | None:
         """Id of the session whose workspace this is; copies are none."""
@@ -261,4 +257,4 @@ class Registry:
 
     def _tell(self, session: str) -> None:
         self._listener(frozenset({session}))
-        self._folder_listener(self.folders())
+        self.folders_changed.set()
