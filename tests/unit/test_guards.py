@@ -77,7 +77,7 @@ def run_pytest(folder: Path, *arguments: str, **environment: str) -> subprocess.
     """Run pytest on folder, which gets the guards; PYTEST_ADDOPTS and CI are only as given."""
     (folder / "tests/conftest.py").write_text(CONFTEST.read_text())
     inherited = {k: v for k, v in os.environ.items() if k not in {"PYTEST_ADDOPTS", "CI"}}
-    options = "-q -rA -p no:cacheprovider -c /dev/null -o asyncio_mode=auto".split()
+    options = ["-q", "-rA", "-p", "no:cacheprovider", "-c", "/dev/null", "-o", "asyncio_mode=auto"]
     return subprocess.run(
         [
             sys.executable,
