@@ -10,9 +10,10 @@ from sessiond.errors import BY_KIND, ErrorKind, SessiondError
 
 DOMAIN = "sessiond"
 _DETAILS_KEY = "grpc-status-details-bin"
-# A trailer holds 8 KiB in all, and the details are sent beside the message.
-_MESSAGE_MAX = 1500
-_FIELD_MAX = 300
+# Trailers hold 8 KiB in all. The message is sent twice, once with three bytes for each that is not ASCII,
+# and the details in base64; these bounds, in bytes, keep the worst case below.
+_MESSAGE_MAX = 700
+_FIELD_MAX = 200
 _FIELDS_MAX = 6
 
 _CODES = {
@@ -104,4 +105,8 @@ def _foreign(code: grpc.StatusCode, message: str) -> SessiondError:
 
 
 def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    """The text in at most ``limit`` bytes of UTF-8, with a mark where it was cut."""
+    encoded = text.encode("utf-8", "backslashreplace")
+    if len(encoded) <= limit:
+        return encoded.decode()
+    return encoded[: limit - 3].decode("utf-8", "ignore") + "…"

@@ -1,0 +1,137 @@
+"""The server on its socket: private, alone, and unimpressed by garbage."""
+
+from __future__ import annotations
+
+import socket
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from sessiond.errors import Conflict, InvalidArgument, NotFound, PermissionDenied
+from sessiond.paths import private_folder
+from sessiond.rpc._generated.v1 import system_pb2, system_pb2_grpc
+from sessiond.rpc.health import add_health, set_serving
+from sessiond.rpc.server import Server, SocketLock
+from sessiond.rpc.status import from_rpc_error
+
+
+class System(system_pb2_grpc.SystemServiceServicer):
+    """Answers one call, fails another as foreseen, and a third as nobody foresaw."""
+
+    async def GetInfo(self, request: Any, context: Any) -> Any:
+        return system_pb2.GetInfoResponse(version="here")
+
+    async def RunDoctor(self, request: Any, context: Any) -> Any:
+        raise NotFound("nobody", "nobody is there", hint="look elsewhere")
+
+    async def Shutdown(self, request: Any, context: Any) -> Any:
+        raise RuntimeError("secret detail")
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Path]:
+    path = private_folder(tmp_path / "run") / "s.sock"
+    server = Server(path)
+    system_pb2_grpc.add_SystemServiceServicer_to_server(System(), server.grpc)
+    health = add_health(server)
+    await server.start()
+    await set_serving(health, ["sessiond.v1.SystemService"])
+    yield path
+    await server.stop(0)
+
+
+async def version_at(path: Path) -> str:
+    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        stub = system_pb2_grpc.SystemServiceStub(channel)
+        return str((await stub.GetInfo(system_pb2.GetInfoRequest(), timeout=10)).version)
+
+
+async def test_socket_and_folder_are_for_their_owner_alone(served: Path) -> None:
+    assert stat.S_IMODE(served.stat().st_mode) == 0o600
+    assert stat.S_IMODE(served.parent.stat().st_mode) == 0o700
+    assert await version_at(served) == "here"
+
+
+async def test_a_foreseen_error_arrives_whole(served: Path) -> None:
+    async with grpc.aio.insecure_channel(f"unix:{served}") as channel:
+        stub = system_pb2_grpc.SystemServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.RunDoctor(system_pb2.RunDoctorRequest(), timeout=10)
+    error = from_rpc_error(caught.value)
+    assert isinstance(error, NotFound)
+    assert (error.code, error.hint) == ("nobody", "look elsewhere")
+
+
+async def test_an_unforeseen_error_tells_no_detail(served: Path) -> None:
+    async with grpc.aio.insecure_channel(f"unix:{served}") as channel:
+        stub = system_pb2_grpc.SystemServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Shutdown(system_pb2.ShutdownRequest(), timeout=10)
+    error = from_rpc_error(caught.value)
+    assert error.code == "internal_error"
+    assert "secret" not in error.message
+
+
+async def test_garbage_and_half_open_connections_disturb_nobody(served: Path) -> None:
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(20)]
+    try:
+        for number, one in enumerate(silent):
+            one.connect(str(served))
+            one.setblocking(False)
+            if number % 2:
+                one.send(bytes(range(256)) * 16)
+        assert await version_at(served) == "here"
+    finally:
+        for one in silent:
+            one.close()
+    assert await version_at(served) == "here"
+
+
+async def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
+    path = private_folder(tmp_path / "run") / "s.sock"
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(str(path))
+    assert path.is_socket()
+    server = Server(path)
+    system_pb2_grpc.add_SystemServiceServicer_to_server(System(), server.grpc)
+    await server.start()
+    assert await version_at(path) == "here"
+    await server.stop(0)
+    assert not path.exists()
+    await server.stop(0)
+
+
+def test_the_lock_admits_one_and_the_next_once_it_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    with SocketLock(path, "the supervisor"):
+        with pytest.raises(Conflict) as caught, SocketLock(path, "the supervisor"):
+            pass
+        assert caught.value.code == "already_running"
+    with SocketLock(path, "the supervisor"):
+        pass
+
+
+def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(PermissionDenied) as caught:
+        private_folder(tmp_path / "link")
+    assert caught.value.code == "folder_unsafe"
+
+
+def test_an_open_folder_is_closed_to_others(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o755)
+    private_folder(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_path_the_kernel_cannot_bind_is_refused_with_its_size(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        Server(tmp_path / ("x" * 120))
+    assert caught.value.code == "socket_path_too_long"
