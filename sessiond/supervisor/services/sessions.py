@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -32,6 +33,7 @@ class SessionsService(sessions_pb2_grpc.SessionsServiceServicer):
         self._lifecycle = lifecycle
         self._changes = changes
         self._init = init
+        self._listing = _Listing()
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Any) -> pb.CreateSessionResponse:
         wish = Wish(
@@ -68,7 +70,7 @@ class SessionsService(sessions_pb2_grpc.SessionsServiceServicer):
             types=frozenset(one for number in request.types if (one := type_from_wire(number))),
             owner=request.owner,
         )
-        return pb.ListSessionsResponse(sessions=map(session_to_wire, self._directory.list(wanted)))
+        return self._listing.response(self._directory.list(wanted))
 
     async def UpdateSession(self, request: pb.UpdateSessionRequest, context: Any) -> pb.UpdateSessionResponse:
         session = await self._changes.update(self._directory.resolve(request.session), _edit(request))
@@ -161,6 +163,26 @@ class SessionsService(sessions_pb2_grpc.SessionsServiceServicer):
     async def _moved(self, verb: Any, request: Any) -> types_pb2.Session:
         session = self._directory.resolve(request.session)
         return session_to_wire(await verb(session, wait=not request.no_wait))
+
+
+class _Listing:
+    """Keeps each row's bytes for as long as the row is the same: making messages is most of a listing."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, Path], tuple[Session, bytes]] = {}
+
+    def response(self, rows: Sequence[Session]) -> pb.ListSessionsResponse:
+        """The rows, in their order: a message's field may be written in pieces, so they are joined."""
+        if len(self._rows) > 2 * len(rows) + 1000:
+            self._rows.clear()
+        return pb.ListSessionsResponse.FromString(b"".join(map(self._piece, rows)))
+
+    def _piece(self, row: Session) -> bytes:
+        kept = self._rows.get((row.id, row.path))
+        if kept is None or kept[0] is not row:
+            piece = pb.ListSessionsResponse(sessions=[session_to_wire(row)]).SerializeToString()
+            kept = self._rows[row.id, row.path] = row, piece
+        return kept[1]
 
 
 def _limits(limits: dict[str, str]) -> list[types_pb2.Limit]:
