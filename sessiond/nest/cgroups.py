@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import select
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +85,7 @@ def kill(cgroup: Path, deadline: float) -> None:
             text = os.pread(events, 256, 0).decode()
             if "populated 0" in text:
                 return
-            (cgroup / "cgroup.kill").write_text("1")
+            _kill_now(cgroup)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimedOut(
@@ -101,8 +102,21 @@ def kill(cgroup: Path, deadline: float) -> None:
         os.close(events)
 
 
+def _kill_now(cgroup: Path) -> None:
+    try:
+        # "r+" never creates: before Linux 5.14 there is no such file.
+        with open(cgroup / "cgroup.kill", "r+") as file:
+            file.write("1")
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EACCES):
+            raise
+        for pid in pids(cgroup):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 def remove(cgroup: Path) -> None:
-    """Remove an empty tree, deepest first; nothing when it is gone already."""
+    """Remove an empty tree, deepest first; nothing when it is gone already, OSError when in use."""
     for folder, _, _ in os.walk(cgroup, topdown=False):
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(folder)

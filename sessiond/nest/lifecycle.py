@@ -8,26 +8,29 @@ import os
 import pwd
 import secrets
 import select
+import shutil
 import signal
 import subprocess
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sessiond.errors import InvalidArgument, PermissionDenied, SessiondError
+from sessiond.errors import InvalidArgument, NotFound, PermissionDenied, SessiondError
 from sessiond.nest import cgroups, layout, units
 from sessiond.nest.boot import NOTIFY, Boot
-from sessiond.nest.plan import BootPlan
+from sessiond.nest.plan import BootPlan, UserNamespace
 from sessiond.nest.record import (
     Folder,
     Record,
     check_owner,
+    locked,
     machine_boot_id,
     prepare,
+    prepare_inner,
     record_folder,
     start_time,
 )
-from sessiond.nest.requirements import check_privilege, check_tools, init_binary
+from sessiond.nest.requirements import cgroup_parent, check_tools, init_binary, user_namespace
 from sessiond.paths import check_socket_path
 
 BOOT_SECONDS = 30.0
@@ -88,7 +91,7 @@ def status(uid: int | None = None, *, base: Path | None = None) -> Nest | None:
     folder = record_folder(os.getuid() if uid is None else uid, base)
     try:
         check_owner(folder)
-    except FileNotFoundError:
+    except NotFound:
         return None
     record = folder.load()
     return Nest(folder, record) if record and record.ready and record.alive else None
@@ -111,26 +114,28 @@ def up(
     living = status(wanted, base=base)
     if living:
         return living
-    check_privilege()
+    options = options or Options()
+    parent = cgroup_parent()
+    namespace = user_namespace(wanted) if os.geteuid() != 0 else None
     check_tools()
     init = init_binary()
-    options = options or Options()
     name, gid = _identity(wanted, options)
     folder = record_folder(wanted, base)
-    prepare(folder, uid=wanted, gid=gid)
     check_socket_path(folder.runtime / "sessions" / ("0" * 32 + ".sock"))
-    with folder.lock():
+    with locked(folder, lambda: prepare(folder, uid=wanted, gid=gid)):
         living = status(wanted, base=base)
         if living:
             return living
         _clear(folder)
-        cgroup = cgroups.cgroup2_mount() / f"sessiond-nest-{wanted}-{secrets.token_hex(4)}"
+        prepare_inner(folder, uid=wanted, gid=gid)
         record = Record(
             uid=wanted,
             user=name,
-            cgroup=str(cgroup),
+            inner_uid=wanted if namespace is None else 0,
+            cgroup=str(parent / f"sessiond-nest-{wanted}-{secrets.token_hex(4)}"),
             runtime_dir=str(folder.runtime),
             machine_boot_id=machine_boot_id(),
+            user_namespace=namespace is not None,
             private_net=options.private_net,
             overlay=str(options.overlay or ""),
             announced=options.announce,
@@ -138,7 +143,12 @@ def up(
         # Written before anything exists, so that whatever a crash leaves can be found.
         folder.save(record)
         try:
-            return _boot(folder, record, options, init, timeout, gid)
+            with Boot(folder.boot, time.monotonic() + timeout) as boot:
+                plan = _plan(folder, record, options, init, boot.console, gid, namespace)
+                return _boot(folder, record, boot, plan, gid)
+        except OSError as error:
+            _clear(folder)
+            raise SessiondError("nest_boot_failed", f"the nest could not be booted: {error}") from error
         except BaseException:
             _clear(folder)
             raise
@@ -159,19 +169,16 @@ def _identity(uid: int, options: Options) -> tuple[str, int]:
     return entry.pw_name, entry.pw_gid
 
 
-def _boot(folder: Folder, record: Record, options: Options, init: str, timeout: float, gid: int) -> Nest:
-    deadline = time.monotonic() + timeout
+def _boot(folder: Folder, record: Record, boot: Boot, plan: BootPlan, gid: int) -> Nest:
     _make_cgroup(Path(record.cgroup))
-    with Boot(folder.boot, deadline) as boot:
-        plan = _plan(folder, record, options, init, boot.console)
-        boot.start(plan)
-        started = start_time(boot.pid)
-        if started is None:
-            raise SessiondError("nest_boot_failed", "the nest's first process ended at once")
-        record = replace(record, pid=boot.pid, start_time=started)
-        folder.save(record)
-        boot.go()
-        _close_console(boot.pid)
+    boot.start(plan)
+    started = start_time(boot.pid)
+    if started is None:
+        raise SessiondError("nest_boot_failed", "the nest's first process ended at once")
+    record = replace(record, pid=boot.pid, start_time=started)
+    folder.save(record)
+    boot.go()
+    _close_console(record)
     record = replace(record, ready=True)
     folder.save(record, group=gid if record.uid != os.geteuid() else -1)
     return Nest(folder, record)
@@ -193,19 +200,32 @@ def _make_cgroup(cgroup: Path) -> None:
         ) from error
 
 
-def _plan(folder: Folder, record: Record, options: Options, init: str, console: str) -> BootPlan:
+def _plan(
+    folder: Folder,
+    record: Record,
+    options: Options,
+    init: str,
+    console: str,
+    gid: int,
+    namespace: UserNamespace | None,
+) -> BootPlan:
     vendor = units.vendor_dir()
     assert vendor is not None  # init_binary checked it
     notify = str(folder.boot / NOTIFY)
+    uid = record.inner_uid
     entries = units.unit_entries(
         vendor,
-        uid=record.uid,
+        uid=uid,
         start_user=options.overlay is None,
         flush=options.persistent_journal,
         notify=notify,
     )
-    entries += units.unit_environment(record.uid, layout.announced(record))
-    entries.append(units.journal_entry(persistent=options.persistent_journal))
+    entries += units.unit_environment(uid, layout.announced(record))
+    entries += units.journal_entries(
+        persistent=options.persistent_journal, gid=gid if namespace is None else 0
+    )
+    if namespace and not namespace.subuids:
+        entries += units.root_only_bus()
     overlay = layout.overlay(options, record) if options.overlay else None
     return BootPlan(
         cgroup=f"{record.cgroup}/{layout.INIT_CGROUP}",
@@ -219,16 +239,17 @@ def _plan(folder: Folder, record: Record, options: Options, init: str, console: 
         binds=(str(folder.runtime), str(folder.boot)),
         run_kept=layout.run_kept(isolated=overlay is not None),
         devices=layout.devices(),
-        lingering=(record.user,),
+        lingering=(record.user if namespace is None else "root",),
         private_net=options.private_net,
         overlay=overlay,
+        user_namespace=namespace,
     )
 
 
-def _close_console(pid: int) -> None:
+def _close_console(record: Record) -> None:
     """Take the console away: a hung-up terminal would make systemd wait each time it opens it."""
     script = "umount -l /dev/console && rm -f /dev/console"
-    argv = ["nsenter", "--target", str(pid), "--mount", "--pid", "/bin/sh", "-c", script]
+    argv = ["nsenter", "--target", str(record.pid), *record.namespaces, "/bin/sh", "-c", script]
     subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True, cwd="/")
 
 
@@ -240,15 +261,14 @@ def down(uid: int | None = None, *, base: Path | None = None, timeout: float = S
     """
     folder = record_folder(os.getuid() if uid is None else uid, base)
     try:
-        check_owner(folder)
-    except FileNotFoundError:
+        with locked(folder, lambda: check_owner(folder)):
+            record = folder.load()
+            if record and record.alive and timeout > 0:
+                _ask_to_end(record, timeout)
+            existed = _clear(folder)
+            _remove_folder(folder)
+    except NotFound:
         return False
-    with folder.lock():
-        record = folder.load()
-        if record and record.alive and timeout > 0:
-            _ask_to_end(record, timeout)
-        existed = _clear(folder)
-    _remove_folder(folder)
     return existed
 
 
@@ -288,33 +308,17 @@ def _clear(folder: Folder) -> bool:
         cgroup = Path(record.cgroup)
         cgroups.kill(cgroup, time.monotonic() + KILL_SECONDS)
         cgroups.remove(cgroup)
-    for path in folder.boot.glob("*"):
-        _discard(path)
-    _empty(folder.runtime)
+    for path in (folder.boot, folder.runtime):
+        if path.exists():
+            # rmtree never follows a link that the user may have put there.
+            shutil.rmtree(path)
     folder.record.unlink(missing_ok=True)
     return record is not None
 
 
-def _empty(path: Path) -> None:
-    """Remove what is in a folder, never following links, and keep the folder."""
-    with contextlib.suppress(FileNotFoundError):
-        for child in path.iterdir():
-            _discard(child)
-
-
-def _discard(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        _empty(path)
-        path.rmdir()
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _remove_folder(folder: Folder) -> None:
-    for path in (folder.boot, folder.runtime):
-        with contextlib.suppress(FileNotFoundError):
-            path.rmdir()
-    for name in ("record.json.new", "lock"):
-        (folder.path / name).unlink(missing_ok=True)
+    for path in (folder.draft, folder.lock):
+        path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
+        # Somebody else's file in it: the folder stays, nothing of the nest does.
         folder.path.rmdir()

@@ -18,6 +18,7 @@ class Entry:
     path: str
     content: str = ""
     mode: int = 0o644
+    gid: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,19 @@ class GuestUser:
     name: str
     uid: int
     linger: bool
+
+
+@dataclass(frozen=True)
+class UserNamespace:
+    """Root inside is this user outside; ``subuids`` and ``subgids`` are (first, count) or empty.
+
+    With them the other users of the machine exist inside too; without, only root does.
+    """
+
+    uid: int
+    gid: int
+    subuids: tuple[int, ...] = ()
+    subgids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,7 @@ class BootPlan:
     lingering: tuple[str, ...] = ()
     private_net: bool = False
     overlay: Overlay | None = None
+    user_namespace: UserNamespace | None = None
 
     def to_json(self) -> bytes:
         """The plan as one packet."""
@@ -88,11 +103,13 @@ class BootPlan:
         """The plan that to_json wrote."""
         raw: dict[str, Any] = json.loads(packet)
         overlay = raw.pop("overlay")
+        namespace = raw.pop("user_namespace")
         entries = tuple(Entry(**entry) for entry in raw.pop("entries"))
         return cls(
             **_tuples(raw),
             entries=entries,
             overlay=_overlay(overlay) if overlay else None,
+            user_namespace=UserNamespace(**_tuples(namespace)) if namespace else None,
         )
 
 

@@ -7,11 +7,11 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sessiond.errors import Conflict, PermissionDenied
+from sessiond.errors import NotFound, PermissionDenied
 
 ROOT_RECORDS = Path("/run/sessiond-nest")
 FORMAT = 1
@@ -22,7 +22,8 @@ class Record:
     """One boot of a nest, as written to ``record.json``.
 
     ``pid`` and ``start_time`` (clock ticks since the machine's boot) name its PID 1 as seen by who
-    booted it; both are 0 until it exists. ``uid`` is the user whose manager runs inside.
+    booted it; both are 0 until it exists. ``uid`` is the user it is for, ``inner_uid`` the number
+    that user's manager runs under inside (0 in a user namespace).
     """
 
     uid: int
@@ -33,11 +34,19 @@ class Record:
     pid: int = 0
     start_time: int = 0
     ready: bool = False
+    inner_uid: int = 0
     user_namespace: bool = False
     private_net: bool = False
     overlay: str = ""
     announced: bool = True
     format: int = FORMAT
+
+    @property
+    def namespaces(self) -> list[str]:
+        """nsenter's options for entering it."""
+        options = ["--user", "--preserve-credentials"] if self.user_namespace else []
+        options += ["--mount", "--pid", "--uts", "--ipc", "--cgroup"]
+        return [*options, "--net"] if self.private_net else options
 
     @property
     def alive(self) -> bool:
@@ -61,9 +70,19 @@ class Folder:
         return self.path / "record.json"
 
     @property
+    def draft(self) -> Path:
+        """The record while it is being written."""
+        return self.path / "record.json.new"
+
+    @property
     def runtime(self) -> Path:
         """The folder for sockets, seen at the same path inside and outside."""
         return self.path / "run"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by whoever brings the nest up or down."""
+        return self.path / "lock"
 
     @property
     def boot(self) -> Path:
@@ -80,7 +99,7 @@ class Folder:
 
     def save(self, record: Record, *, group: int = -1) -> None:
         """Write the record in one step: readers see the old one or the new one."""
-        draft = self.path / "record.json.new"
+        draft = self.draft
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o640)
         with os.fdopen(descriptor, "w") as file:
             json.dump(asdict(record), file, indent=1)
@@ -88,25 +107,32 @@ class Folder:
                 os.fchown(file.fileno(), -1, group)
         os.replace(draft, self.record)
 
-    @contextlib.contextmanager
-    def lock(self, *, wait: bool = True) -> Iterator[None]:
-        """Hold the folder against another up or down; Conflict when it is held and wait is off."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(self.path / "lock", flags, 0o600)
+
+@contextlib.contextmanager
+def locked(folder: Folder, make: Callable[[], None]) -> Iterator[None]:
+    """Hold the folder against every other up and down; ``make`` makes it, again if it went away."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        make()
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            os.close(descriptor)
-            raise Conflict(
-                "nest_busy",
-                "another process is bringing this nest up or down",
-                hint="wait for it, then try again",
-                fields={"folder": str(self.path)},
-            ) from None
+            descriptor = os.open(folder.lock, flags, 0o600)
+        except FileNotFoundError:
+            continue
         try:
-            yield
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # A down that ended meanwhile took the folder and this file with it.
+            if _same_file(descriptor, folder.lock):
+                yield
+                return
         finally:
             os.close(descriptor)
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def start_time(pid: int) -> int | None:
@@ -133,7 +159,7 @@ def record_folder(uid: int, base: Path | None = None) -> Folder:
     """
     if base is not None:
         return Folder(base)
-    if os.geteuid() == 0 or (ROOT_RECORDS / str(uid) / "record.json").exists():
+    if os.geteuid() == 0 or os.path.exists(ROOT_RECORDS / str(uid) / "record.json"):
         return Folder(ROOT_RECORDS / str(uid))
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if runtime.startswith("/") and _owned(Path(runtime)):
@@ -150,18 +176,27 @@ def _owned(path: Path) -> bool:
 
 
 def prepare(folder: Folder, *, uid: int, gid: int) -> None:
-    """Make the folder and those in it, or check them; PermissionDenied when they are not ours."""
-    folder.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    shared = uid != os.geteuid()
+    """Make the folder, or check it; PermissionDenied when it is not ours."""
+    if not folder.path.parent.exists():
+        folder.path.parent.mkdir(parents=True)
+        folder.path.parent.chmod(0o755)
     # Root's nest for a user: that user may read the record and reach the sockets, not change them.
+    shared = uid != os.geteuid()
     _private(folder.path, os.geteuid(), 0o750 if shared else 0o700, gid if shared else -1)
+
+
+def prepare_inner(folder: Folder, *, uid: int, gid: int) -> None:
+    """Make the folders inside it: ours for the boot, the user's for the sockets."""
     _private(folder.boot, os.geteuid(), 0o700)
-    _private(folder.runtime, uid, 0o700, gid if shared else -1)
+    _private(folder.runtime, uid, 0o700, gid if uid != os.geteuid() else -1)
 
 
 def check_owner(folder: Folder) -> None:
-    """Trust only a folder that root or this user made; PermissionDenied otherwise."""
-    info = folder.path.lstat()
+    """Trust only a folder that root or this user made; PermissionDenied, or NotFound without one."""
+    try:
+        info = folder.path.lstat()
+    except FileNotFoundError:
+        raise NotFound("nest_not_found", "there is no nest", hint="sessionctl nest up") from None
     if not stat.S_ISDIR(info.st_mode) or info.st_uid not in (0, os.geteuid()):
         raise _unsafe(folder.path, f"it belongs to uid {info.st_uid}")
 

@@ -7,6 +7,7 @@ comes in, the pid goes out, a word lets it go on, an error goes out; the socket 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -15,10 +16,11 @@ import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from sessiond.nest import syscalls as sc
-from sessiond.nest.plan import BootPlan, Entry, GuestUser, Overlay
+from sessiond.nest.plan import BootPlan, Entry, GuestUser, Overlay, UserNamespace
 
 PACKET = 1 << 18
 GO = b"go"
@@ -72,8 +74,49 @@ def _report(control: socket.socket, error: Exception) -> None:
 def _leave_caller(plan: BootPlan) -> None:
     """Move into the nest's cgroup and new namespaces."""
     Path(plan.cgroup, "cgroup.procs").write_text("0")
+    mapper = _start_mapper(plan.user_namespace) if plan.user_namespace else None
     flags = sc.CLONE_NEWNS | sc.CLONE_NEWPID | sc.CLONE_NEWCGROUP | sc.CLONE_NEWUTS | sc.CLONE_NEWIPC
-    sc.unshare(flags | (sc.CLONE_NEWNET if plan.private_net else 0))
+    flags |= sc.CLONE_NEWNET if plan.private_net else 0
+    sc.unshare(flags | (sc.CLONE_NEWUSER if mapper else 0))
+    if mapper:
+        mapper()
+
+
+def _start_mapper(namespace: UserNamespace) -> Callable[[], None]:
+    """What is to be called in the new user namespace; newuidmap must run outside of it."""
+    if not (namespace.subuids and namespace.subgids):
+        return lambda: _map_self(namespace)
+    target, (go_read, go_write) = str(os.getpid()), os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        os.close(go_write)
+        os.read(go_read, 1)
+        try:
+            for tool, own, more in (
+                ("newuidmap", namespace.uid, namespace.subuids),
+                ("newgidmap", namespace.gid, namespace.subgids),
+            ):
+                words = ["0", str(own), "1", "1", *map(str, more)]
+                subprocess.run([tool, target, *words], check=True)
+        finally:
+            os._exit(0 if sys.exc_info()[0] is None else 1)
+    os.close(go_read)
+
+    def wait() -> None:
+        os.close(go_write)
+        if os.waitpid(helper, 0)[1] != 0:
+            raise PermissionError(errno.EPERM, "newuidmap or newgidmap failed", "map the users")
+        os.setuid(0)
+        os.setgid(0)
+
+    return wait
+
+
+def _map_self(namespace: UserNamespace) -> None:
+    """The one mapping that needs no helper: root inside is the user outside."""
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {namespace.uid} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {namespace.gid} 1")
 
 
 def _build(plan: BootPlan) -> None:
@@ -131,7 +174,9 @@ def _stage_dev(plan: BootPlan, dev: str) -> None:
     for name, target in _DEV_LINKS.items():
         os.symlink(target, f"{dev}/{name}")
     os.mkdir(f"{dev}/pts")
-    options = f"newinstance,ptmxmode=0666,mode=0620,gid={_TTY_GROUP}"
+    options = "newinstance,ptmxmode=0666,mode=0620"
+    if plan.user_namespace is None or plan.user_namespace.subgids:
+        options += f",gid={_TTY_GROUP}"
     sc.mount("devpts", f"{dev}/pts", "devpts", sc.MS_NOSUID | sc.MS_NOEXEC, options)
     os.mkdir(f"{dev}/shm")
     sc.mount("tmpfs", f"{dev}/shm", "tmpfs", sc.MS_NOSUID | sc.MS_NODEV, "mode=1777")
@@ -174,6 +219,8 @@ def _make(entry: Entry, run: str) -> None:
         os.makedirs(path, exist_ok=True)
     else:
         Path(path).write_text(entry.content)
+    if entry.gid:
+        os.chown(path, -1, entry.gid)
     os.chmod(path, entry.mode)
 
 
@@ -216,11 +263,17 @@ def _mount_api(plan: BootPlan, root: str) -> None:
     # Beside the live one first: the kernel refuses the same sysfs twice on one mount point.
     fresh = f"{plan.scratch}/sys"
     os.mkdir(fresh)
-    sc.mount("sysfs", fresh, "sysfs", quiet)
+    if plan.user_namespace and not plan.private_net:
+        # A sysfs of one's own takes a network of one's own.
+        sc.bind("/sys", fresh, recursive=True)
+    else:
+        sc.mount("sysfs", fresh, "sysfs", quiet)
     sc.mount("cgroup2", f"{fresh}/fs/cgroup", "cgroup2", quiet)
     sc.remount_read_only(fresh)
     sc.mount(fresh, f"{root}/sys", "", sc.MS_MOVE)
-    sc.bind(f"{proc}/sys", f"{proc}/sys", read_only=True)
+    for name in ("sys", "sysrq-trigger"):
+        if os.path.exists(f"{proc}/{name}"):
+            sc.bind(f"{proc}/{name}", f"{proc}/{name}", read_only=True)
     boot_id = f"{plan.scratch}/run/systemd/sessiond-boot-id"
     Path(boot_id).write_text(plan.boot_id + "\n")
     sc.bind(boot_id, f"{proc}/sys/kernel/random/boot_id", read_only=True)

@@ -70,6 +70,26 @@ WatchdogSec=0
 """
 
 
+_ROOT_ONLY_BUS = """\
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <standard_system_servicedirs/>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <allow send_destination="*" eavesdrop="false"/>
+    <allow receive_type="signal"/>
+    <allow receive_requested_reply="true"/>
+  </policy>
+  <policy user="root">
+    <allow own="*"/>
+  </policy>
+</busconfig>
+"""
+
+
 def vendor_dir() -> Path | None:
     """The folder of the distribution's own system units, or None when systemd is missing."""
     for folder in VENDOR_DIRS:
@@ -136,11 +156,25 @@ def unit_environment(uid: int, variables: dict[str, str]) -> list[Entry]:
     return [Entry("file", path, f"[Service]\n{lines}")]
 
 
-def journal_entry(*, persistent: bool) -> Entry:
-    """Where the nest's journal is kept; never in the live machine's."""
-    storage = "persistent" if persistent else "volatile"
-    text = (
-        f"[Journal]\nStorage={storage}\nReadKMsg=no\nAudit=no\nForwardToSyslog=no\n"
-        "ForwardToWall=no\nRateLimitBurst=0\n"
-    )
-    return Entry("file", "/run/systemd/journald.conf.d/50-sessiond.conf", text)
+def journal_entries(*, persistent: bool, gid: int) -> list[Entry]:
+    """Where the nest's journal is kept, never in the live machine's; group ``gid`` may read it."""
+    storage = "Storage=persistent" if persistent else "Storage=volatile\nRuntimeMaxUse=64M"
+    text = f"[Journal]\n{storage}\nReadKMsg=no\nAudit=no\nForwardToSyslog=no\nForwardToWall=no\n"
+    entries = [Entry("file", "/run/systemd/journald.conf.d/50-sessiond.conf", text)]
+    if not persistent:
+        entries.append(Entry("dir", "/run/log/journal", mode=0o2755, gid=gid))
+    return entries
+
+
+def root_only_bus() -> list[Entry]:
+    """The system bus where no user but root exists: the vendor's gives up root for one of its own."""
+    config = "/run/systemd/sessiond-bus.conf"
+    command = "--nofork --nopidfile --systemd-activation --syslog-only --address=systemd:"
+    return [
+        Entry("file", config, _ROOT_ONLY_BUS),
+        Entry(
+            "file",
+            f"{UNIT_DIR}/dbus.service.d/50-sessiond.conf",
+            f"[Service]\nExecStart=\nExecStart=/usr/bin/dbus-daemon --config-file={config} {command}\n",
+        ),
+    ]
