@@ -36,6 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             _excused.add(item.nodeid)
 
 
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    # A module that is skipped whole has no tests that could be counted.
+    if report.skipped:
+        _collected.add(report.nodeid)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" and not report.skipped:
         _ran.add(report.nodeid)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-CONFTEST = Path(__file__).parents[1] / "conftest.py"
+TESTS = Path(__file__).parents[1]
 
 LEAKS = """
 import asyncio, os, socket, subprocess, threading
@@ -62,6 +62,16 @@ def test_runs():
 
 def test_needs_a_host():
     pytest.skip("no host here")
+
+@pytest.mark.may_skip("a nicety of newer systems")
+def test_may_skip():
+    pytest.skip("too old")
+"""
+
+SKIPPED_MODULE = """
+import pytest
+
+pytest.importorskip("a_module_that_is_not_there")
 """
 
 
@@ -75,7 +85,7 @@ def is_running(pid: int) -> bool:
 
 def run_pytest(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run pytest on folder, which gets the guards; PYTEST_ADDOPTS and CI are only as given."""
-    (folder / "tests/conftest.py").write_text(CONFTEST.read_text())
+    (folder / "tests/conftest.py").write_text((TESTS / "conftest.py").read_text())
     inherited = {k: v for k, v in os.environ.items() if k not in {"PYTEST_ADDOPTS", "CI"}}
     options = ["-q", "-rA", "-p", "no:cacheprovider", "-c", "/dev/null", "-o", "asyncio_mode=auto"]
     return subprocess.run(
@@ -122,7 +132,10 @@ def test_in_ci_a_skip_is_a_failure_in_the_system_tier_alone(
     for tier in ("system", "unit"):
         (tmp_path / "tests" / tier).mkdir(parents=True)
         (tmp_path / f"tests/{tier}/test_skips_{tier}.py").write_text(SKIPS)
+    (tmp_path / "tests/system/test_whole.py").write_text(SKIPPED_MODULE)
+    (tmp_path / "tests/system/conftest.py").write_text((TESTS / "system/conftest.py").read_text())
     run = run_pytest(tmp_path, CI=ci)
     assert run.returncode == status, run.stdout
-    refused = re.findall(r"^not run, though CI is set: (\S+?)::\w+: .*no host here", run.stdout, re.MULTILINE)
-    assert refused == (["tests/system/test_skips_system.py"] if ci else [])
+    missing = re.findall(r"^  (tests/\S+)$", run.stdout, re.MULTILINE)
+    wanted = ["tests/system/test_skips_system.py::test_needs_a_host", "tests/system/test_whole.py"]
+    assert missing == (wanted if ci else [])
