@@ -46,8 +46,11 @@ _API_TYPES = frozenset(
 _OWN_TREES = ("/proc", "/sys", "/dev", "/run")
 
 
-def run_kept(*, isolated: bool) -> tuple[str, ...]:
-    """Paths below /run that stay visible: always name resolution, else all that is not init's."""
+def run_kept(own: Path, *, isolated: bool) -> tuple[str, ...]:
+    """Paths below /run that stay visible: always name resolution, else all that is not init's.
+
+    ``own`` is the record folder, which no kept folder may bring in a second time.
+    """
     kept = {path for path in _RUN_NAMES if os.path.exists(path)}
     if not isolated:
         for entry in os.scandir("/run"):
@@ -57,6 +60,7 @@ def run_kept(*, isolated: bool) -> tuple[str, ...]:
         real = os.path.realpath(file)
         if os.path.islink(file) and real.startswith("/run/") and os.path.exists(real):
             kept.add(real)
+    kept = {path for path in kept if path != str(own) and not str(own).startswith(path + "/")}
     return tuple(sorted(path for path in kept if not _below_any(path, kept)))
 
 

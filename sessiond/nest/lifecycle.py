@@ -237,7 +237,7 @@ def _plan(
         environment=layout.init_environment(notify),
         entries=tuple(entries),
         binds=(str(folder.runtime), str(folder.boot)),
-        run_kept=layout.run_kept(isolated=overlay is not None),
+        run_kept=layout.run_kept(folder.path, isolated=overlay is not None),
         devices=layout.devices(),
         lingering=(record.user if namespace is None else "root",),
         private_net=options.private_net,
@@ -250,7 +250,11 @@ def _close_console(record: Record) -> None:
     """Take the console away: a hung-up terminal would make systemd wait each time it opens it."""
     script = "umount -l /dev/console && rm -f /dev/console"
     argv = ["nsenter", "--target", str(record.pid), *record.namespaces, "/bin/sh", "-c", script]
-    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True, cwd="/")
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/", check=False
+    )
+    if done.returncode != 0:
+        raise SessiondError("nest_boot_failed", f"the nest cannot be entered: {done.stderr.strip()}")
 
 
 def down(uid: int | None = None, *, base: Path | None = None, timeout: float = STOP_SECONDS) -> bool:
