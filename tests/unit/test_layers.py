@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # What the composition roots and the owners of a foreign library are free to do.
 ALLOWED = {
-    "supervisor/main.py": ["sessiond.init.systemd", "sessiond.store", "sessiond.workspaces"],
+    "supervisor/main.py": ["sessiond.supervisor.parts"],
+    "supervisor/parts.py": ["sessiond.init.systemd", "sessiond.store", "sessiond.workspaces", "grpc"],
     "supervisor/serving.py": ["sessiond.rpc", "sessiond.client", "sessiond.ports", "grpc"],
     "daemon/main.py": ["sessiond.init.systemd", "sessiond.store"],
     "daemon/serving.py": ["sessiond.rpc", "sessiond.ports"],
