@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 
 import sessiond
+from sessiond.cli.exits import exit_code
+from sessiond.cli.main import SECTIONS
+from sessiond.config import SETTINGS
+from sessiond.errors import BY_KIND
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP_LEVEL = {
@@ -203,3 +207,33 @@ def test_patterns_of_the_tree_do_match() -> None:
     assert not OWN_PATHS.search("$HOME/root/x ${upper}/root/x")
     assert HOME_PATHS.search('"/home/somebody/x"')
     assert not HOME_PATHS.search("/home/*/x")
+
+
+# --- what the README says ------------------------------------------------------------------------
+
+
+def test_readme_names_every_verb_and_no_other() -> None:
+    readme = (ROOT / "README.md").read_text()
+    table = re.search(r"^\| what for \| verbs \|\n.*?\n\n", readme, re.MULTILINE | re.DOTALL)
+    assert table is not None
+    told = set(re.findall(r"`([a-z]+)`", table.group()))
+    verbs = {verb for section in SECTIONS.values() for verb in section}
+    assert told == verbs
+    assert set(re.findall(r"^(?:.*`)?sessionctl ([a-z]+)", readme, re.MULTILINE)) <= verbs
+
+
+def test_readme_tells_every_setting_with_its_default() -> None:
+    rows = re.findall(
+        r"^\| `(\w+\.\w+)` \| (.*?) \| (.*?) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert [key for key, _, _ in rows] == [setting.key for setting in SETTINGS]
+    for (key, default, _), setting in zip(rows, SETTINGS, strict=True):
+        if isinstance(setting.default, str):
+            assert re.split(r"[:,]", setting.default) == default.replace("`", "").split(", "), key
+
+
+def test_readme_tells_every_exit_code() -> None:
+    codes = {
+        int(code) for code in re.findall(r"^\| (\d+) \| ", (ROOT / "README.md").read_text(), re.MULTILINE)
+    }
+    assert codes == {0, 2, 130} | {exit_code(kind("x", "x")) for kind in BY_KIND.values()}
