@@ -64,6 +64,7 @@ class Directory:
         self._active: str | None = None
         self._enabled: frozenset[str] | None = None
         self._states: dict[str, SessionState] = {}
+        self._announcing = False
         self._views: dict[str, Session] = {}
         self.changed = Pulse()
         mirror.listen(self.refresh)
@@ -274,6 +275,10 @@ class Directory:
             self._note_state(session)
         self.changed.fire()
 
+    def announce(self) -> None:
+        """From now on a change of state is news; what a restarted supervisor finds again is none."""
+        self._announcing = True
+
     def _note_state(self, session: str) -> None:
         if session not in self._registry.entries:
             self._states.pop(session, None)
@@ -281,7 +286,7 @@ class Directory:
         now = self.get(session)
         before = self._states.get(session)
         self._states[session] = now.state
-        if before is None or before is now.state:
+        if before is None or before is now.state or not self._announcing:
             return
         fields = {"from": before.value, "to": now.state.value, "reason": self._reason(now)}
         self._event(EventKind.SESSION_STATE_CHANGED, now, fields)

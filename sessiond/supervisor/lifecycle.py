@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from sessiond.errors import Conflict, InvalidArgument
+from sessiond.errors import Conflict, InvalidArgument, SessiondError
 from sessiond.model.event import EventKind
 from sessiond.model.session import Session
 from sessiond.model.state import SessionState
@@ -29,6 +30,7 @@ class DaemonRules:
     watchdog: float
     start_timeout: float
     stop_timeout: float
+    parallel_starts: int
 
 
 class Lifecycle:
@@ -49,12 +51,15 @@ class Lifecycle:
         self._registry = registry
         self._directory = directory
         self._events = events
+        # At boot all enabled sessions are asked for at once; starting them all at once would starve each.
+        self._starting = asyncio.Semaphore(rules.parallel_starts)
 
     async def start(self, session: str, *, wait: bool = True) -> Session:
         """Start its daemon; one that runs is fine. Raises Conflict where the session cannot run."""
         spec = self._spec(self._startable(session))
-        await self._directory.touch(session, datetime.now(UTC))
-        await self._init.start(spec, wait=wait)
+        async with self._starting:
+            await self._init.start(spec, wait=wait)
+        await self._touch(session)
         if not wait:
             return self._directory.get(session)
         return await self._directory.settle(session, lambda state: state is SessionState.ACTIVE)
@@ -134,6 +139,13 @@ class Lifecycle:
         ended = self._directory.get(session)
         self._events.append(EventKind.SESSION_ENDED, session, ended.identity.name)
         return ended
+
+    async def _touch(self, session: str) -> None:
+        """Note the access; a store that cannot be written is no reason not to run."""
+        try:
+            await self._directory.touch(session, datetime.now(UTC))
+        except SessiondError as error:
+            log.warning("the last access of %s is not noted: %s", session, error.message)
 
     async def _mark_archived(self, session: str, *, archived: bool) -> None:
         metadata = self._directory.metadata(session)

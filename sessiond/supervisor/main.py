@@ -7,8 +7,9 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 import sessiond
 from sessiond import config
@@ -20,7 +21,6 @@ from sessiond.paths import Paths, private_folder
 log = logging.getLogger(__name__)
 
 _GRACE = 2.0
-_SERVICES = ("SessionsService", "DiscoveryService", "EventsService", "SystemService")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,10 +57,10 @@ async def _run(paths: Paths, settings: config.Settings) -> int:
         async with asyncio.TaskGroup() as tasks:
             owned = [
                 tasks.create_task(manager.watchdog(), name="watchdog"),
-                tasks.create_task(parts.mirror.run(), name="mirror"),
+                tasks.create_task(_for_ever(parts.mirror.run()), name="mirror"),
             ]
             await parts.load()
-            owned += [tasks.create_task(job, name=name) for name, job in parts.jobs()]
+            owned += [tasks.create_task(_for_ever(job), name=name) for name, job in parts.jobs()]
             await parts.server.start()
             await parts.set_serving()
             manager.ready(f"Serving {len(parts.registry.entries)} sessions at {paths.socket}")
@@ -71,3 +71,9 @@ async def _run(paths: Paths, settings: config.Settings) -> int:
                 task.cancel()
             await parts.server.stop(_GRACE)
     return 0
+
+
+async def _for_ever(job: Coroutine[Any, Any, None]) -> None:
+    """Run a job that must not end: one that does would leave answers that nobody keeps true."""
+    await job
+    raise SessiondError("job_ended", f"{job.__qualname__} ended, and nothing keeps the answers true any more")

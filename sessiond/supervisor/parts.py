@@ -69,6 +69,8 @@ class Parts:
                 await self.mirror.answered.wait()
         except TimeoutError:
             log.warning("the init system does not answer; states are unknown until it does")
+        self.registry.announce()
+        self.directory.announce()
 
     def jobs(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         """What runs beside the server for as long as it serves."""
@@ -121,14 +123,15 @@ async def build(stack: AsyncExitStack, paths: Paths, settings: Settings) -> Part
     stack.push_async_callback(init.close)
     events = EventLog(settings.events.history, settings.events.reader_buffer)
     rules = ScanRules(settings.discovery.depth, settings.discovery.markers)
-    registry = Registry(paths, rules, events)
     mirror = Mirror(init)
+    registry = Registry(paths, rules, events, found=mirror.enablement_changed)
     directory = Directory(paths, registry, mirror, store, events)
     daemon_rules = DaemonRules(
         program=launch_program(paths),
         watchdog=settings.session.watchdog,
         start_timeout=settings.session.start_timeout,
         stop_timeout=settings.session.stop_timeout,
+        parallel_starts=settings.supervisor.parallel_starts,
     )
     lifecycle = Lifecycle(paths, daemon_rules, init, registry, directory, events)
     defaults = Defaults(SessionType(settings.session.type), settings.session.owner)

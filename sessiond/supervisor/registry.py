@@ -40,10 +40,14 @@ class ScanRules:
 class Registry:
     """The identities. Every change goes through one lock; disk is read and written in threads."""
 
-    def __init__(self, paths: Paths, rules: ScanRules, events: EventLog) -> None:
+    def __init__(self, paths: Paths, rules: ScanRules, events: EventLog, found: asyncio.Event) -> None:
+        """``found`` is set when a session was found that may have a history in the init system."""
         self._paths = paths
         self._rules = rules
         self._events = events
+        self._found = found
+        # What a restarted supervisor finds again is no news.
+        self._announcing = False
         self._by_path: dict[Path, str] = {}
         self._listener: Callable[[frozenset[str] | None], None] = lambda sessions: None
         # Set when the set of workspaces changed; cleared by who watches them.
@@ -91,6 +95,10 @@ class Registry:
 
     # ---- reading the disk
 
+    def announce(self) -> None:
+        """From now on a session that is found is news."""
+        self._announcing = True
+
     async def load(self, roots: Iterable[Path]) -> Found:
         """Find all sessions: those linked from the state folder, and those below the roots."""
         linked = await asyncio.to_thread(links.read_all, self._paths)
@@ -132,9 +140,10 @@ class Registry:
         entry = self.entries.get(identity.id)
         if entry is None:
             await self._register(path, identity)
-            self._events.append(
-                EventKind.SESSION_CREATED, identity.id, identity.name, {"path": str(path), "reason": "found"}
-            )
+            self._found.set()
+            if self._announcing:
+                fields = {"path": str(path), "reason": "found"}
+                self._events.append(EventKind.SESSION_CREATED, identity.id, identity.name, fields)
         elif entry.path == path:
             self._same(entry, identity)
         elif await asyncio.to_thread(self._holds, entry.path, identity.id):
