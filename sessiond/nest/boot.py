@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -20,6 +21,13 @@ from sessiond.nest.plan import BootPlan
 
 NOTIFY = "notify"
 _TAIL = 4000
+_CONTAINED = (
+    "a container needs CAP_SYS_ADMIN and a writable cgroup: docker run --privileged --cgroupns=private"
+)
+_UNPRIVILEGED = (
+    "without root it takes user namespaces, a delegated cgroup, and in a container an unmasked /proc "
+    "(docker run --security-opt systempaths=unconfined); or run it as root"
+)
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 _STAGE = (
     "import sys; sys.path.append(sys.argv[1]); from sessiond.nest.stage import main; main()",
@@ -149,12 +157,11 @@ class Boot:
         if "error" not in message:
             return message
         step, number = message["step"], message["errno"]
-        if number in (1, 13):
+        if number in (errno.EPERM, errno.EACCES):
             raise PermissionDenied(
                 "nest_needs_privilege",
-                f"the kernel refused to {step or 'make the namespaces'} ({os.strerror(number)})",
-                hint="run it as root; in a container it needs CAP_SYS_ADMIN and a writable cgroup: "
-                "docker run --privileged --cgroupns=private",
+                f"the kernel refused: {step or 'the namespaces'} ({os.strerror(number)})",
+                hint=_UNPRIVILEGED if os.geteuid() != 0 else _CONTAINED,
                 fields={"step": step},
             )
         raise Unsupported(

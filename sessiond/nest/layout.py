@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import secrets
 import socket
 import stat
@@ -107,6 +108,12 @@ def init_environment(notify: str) -> dict[str, str]:
 def announced(record: Record) -> dict[str, str]:
     """What the user's manager learns about where sockets belong."""
     return {"SESSIOND_RUNTIME_DIR": record.runtime_dir} if record.announced else {}
+
+
+def manager_environment(record: Record) -> dict[str, str]:
+    """What is put into the user manager's environment; root of a user namespace has our home."""
+    home = {"HOME": pwd.getpwuid(record.uid).pw_dir} if record.user_namespace else {}
+    return announced(record) | home
 
 
 def new_boot_id() -> str:

@@ -220,12 +220,12 @@ def _plan(
         flush=options.persistent_journal,
         notify=notify,
     )
-    entries += units.unit_environment(uid, layout.announced(record))
+    entries += units.unit_environment(uid, layout.manager_environment(record))
     entries += units.journal_entries(
         persistent=options.persistent_journal, gid=gid if namespace is None else 0
     )
     if namespace and not namespace.subuids:
-        entries += units.root_only_bus()
+        entries += units.root_only_entries()
     overlay = layout.overlay(options, record) if options.overlay else None
     return BootPlan(
         cgroup=f"{record.cgroup}/{layout.INIT_CGROUP}",

@@ -225,7 +225,7 @@ def _make(entry: Entry, run: str) -> None:
 
 
 def _hide_state(plan: BootPlan) -> None:
-    """Over the live root: its lingering users and its machine id stay as they are."""
+    """Over the live root: its lingering users, journal and machine id stay its own."""
     state = "/var/lib/systemd"
     staged = f"{plan.scratch}/state"
     os.mkdir(staged, 0o755)
@@ -237,6 +237,9 @@ def _hide_state(plan: BootPlan) -> None:
         for user in plan.lingering:
             Path(staged, "linger", user).touch()
         sc.bind(staged, state, recursive=True)
+    if os.path.isdir("/var/log/journal"):
+        # The live machine's journal would be read beside the nest's own.
+        sc.mount("tmpfs", "/var/log/journal", "tmpfs", sc.MS_NOSUID | sc.MS_NODEV | sc.MS_RDONLY)
     if plan.machine_id:
         _hide_machine_id(plan)
 
@@ -260,7 +263,7 @@ def _mount_api(plan: BootPlan, root: str) -> None:
     quiet = sc.MS_NOSUID | sc.MS_NODEV | sc.MS_NOEXEC
     proc = f"{root}/proc"
     sc.mount("proc", proc, "proc", quiet)
-    # Beside the live one first: the kernel refuses the same sysfs twice on one mount point.
+    # Beside the live ones first: the kernel refuses the same file system twice on a mount point.
     fresh = f"{plan.scratch}/sys"
     os.mkdir(fresh)
     if plan.user_namespace and not plan.private_net:
@@ -268,7 +271,10 @@ def _mount_api(plan: BootPlan, root: str) -> None:
         sc.bind("/sys", fresh, recursive=True)
     else:
         sc.mount("sysfs", fresh, "sysfs", quiet)
-    sc.mount("cgroup2", f"{fresh}/fs/cgroup", "cgroup2", quiet)
+    tree = f"{plan.scratch}/cgroup"
+    os.mkdir(tree)
+    sc.mount("cgroup2", tree, "cgroup2", quiet)
+    sc.mount(tree, f"{fresh}/fs/cgroup", "", sc.MS_MOVE)
     sc.remount_read_only(fresh)
     sc.mount(fresh, f"{root}/sys", "", sc.MS_MOVE)
     for name in ("sys", "sysrq-trigger"):

@@ -75,6 +75,7 @@ _ROOT_ONLY_BUS = """\
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
   <type>system</type>
+  <listen>unix:path=/run/dbus/system_bus_socket</listen>
   <standard_system_servicedirs/>
   <auth>EXTERNAL</auth>
   <policy context="default">
@@ -166,12 +167,22 @@ def journal_entries(*, persistent: bool, gid: int) -> list[Entry]:
     return entries
 
 
-def root_only_bus() -> list[Entry]:
-    """The system bus where no user but root exists: the vendor's gives up root for one of its own."""
+# Without newuidmap no process may set its groups, which User= and PAM would do.
+_ROOT_ONLY_MANAGER = """\
+[Service]
+User=
+PAMName=
+Environment=XDG_RUNTIME_DIR=/run/user/0 SHELL=/bin/sh USER=root LOGNAME=root
+"""
+
+
+def root_only_entries() -> list[Entry]:
+    """For a user namespace with one user: the system bus and the manager stay root."""
     config = "/run/systemd/sessiond-bus.conf"
     command = "--nofork --nopidfile --systemd-activation --syslog-only --address=systemd:"
     return [
         Entry("file", config, _ROOT_ONLY_BUS),
+        Entry("file", f"{UNIT_DIR}/user@0.service.d/50-sessiond-root.conf", _ROOT_ONLY_MANAGER),
         Entry(
             "file",
             f"{UNIT_DIR}/dbus.service.d/50-sessiond.conf",
