@@ -1,4 +1,4 @@
-"""The `sessiond` program: `sessiond` is the supervisor, `sessiond session …` one session's daemon."""
+"""The `sessiond` program: supervisor; `session …` is one session's daemon, `start-session` its starter."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ def main() -> int:
         from sessiond.daemon.main import main as session_main
 
         return session_main(argv[1:])
+    if argv and argv[0] == "start-session":
+        from sessiond.cli.starter import main as starter_main
+
+        return starter_main(argv[1:])
     from sessiond.supervisor.main import main as supervisor_main
 
     return supervisor_main(argv)

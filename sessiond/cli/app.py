@@ -1,0 +1,123 @@
+"""What every verb is given: the global options, the supervisor's client, and the ways to print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from sessiond.cli import exits
+from sessiond.errors import SessiondError, Unreachable
+
+if TYPE_CHECKING:
+    from sessiond.cli.host import Host
+    from sessiond.client.sync import Supervisor
+
+
+class App:
+    """One run of sessionctl. Everything costly in it is made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self.json = False
+        self.debug = False
+        self.socket: str | None = None
+        self.exit_code = exits.DONE
+
+    @cached_property
+    def host(self) -> Host:
+        """Where the supervisor is, and how its init system and journal are asked."""
+        from sessiond.cli.host import find_host
+
+        return find_host(self.socket)
+
+    @cached_property
+    def supervisor(self) -> Supervisor:
+        """The client; nothing is sent before the first call."""
+        from sessiond.client.sync import Supervisor
+
+        return Supervisor(Path(self.host.socket))
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if "supervisor" in self.__dict__:
+            self.supervisor.close()
+
+    # ---- output -----------------------------------------------------------------------------
+
+    def print(self, text: str, *, file: TextIO | None = None) -> None:
+        """Write a line; what the terminal's encoding cannot hold is escaped."""
+        stream = sys.stdout if file is None else file
+        try:
+            stream.write(text + "\n")
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+    def print_json(self, value: object, *, indent: int | None = 2, file: TextIO | None = None) -> None:
+        """Write a value as JSON; without ``indent`` on one line."""
+        import json
+
+        self.print(json.dumps(value, indent=indent, ensure_ascii=True), file=file)
+
+    def note(self, text: str) -> None:
+        """Tell the person something that is not the result."""
+        sys.stdout.flush()
+        self.print(text, file=sys.stderr)
+
+    def warn(self, error: SessiondError) -> None:
+        """Show a failure on stderr."""
+        sys.stdout.flush()
+        error = self._with_remedy(error)
+        if self.json:
+            self.print_json(exits.as_object(error), indent=None, file=sys.stderr)
+        else:
+            self.print(exits.as_text(error), file=sys.stderr)
+        if self.debug:
+            import traceback
+
+            self.print("".join(traceback.format_exception(error)).rstrip(), file=sys.stderr)
+
+    def fail(self, error: SessiondError) -> None:
+        """Show a failure and go on; the first one decides the exit code."""
+        self.warn(error)
+        self.exit_code = self.exit_code or exits.exit_code(error)
+
+    def _with_remedy(self, error: SessiondError) -> SessiondError:
+        """A supervisor that is down: the command that brings it up here."""
+        if isinstance(error, Unreachable) and error.code == "supervisor_unreachable":
+            error.hint = self.host.remedy()
+        return error
+
+    # ---- sessions ---------------------------------------------------------------------------
+
+    def session(self, message: Any) -> dict[str, Any]:
+        """A session of the wire as the object that --json shows, pids as seen from here."""
+        from sessiond.cli.jsonout import session_object
+
+        return session_object(message, self.host.pid)
+
+    def each(
+        self,
+        method: Any,
+        requests: Sequence[Any],
+        line: Callable[[dict[str, Any]], str],
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Make the calls at once, show the sessions they answer with and the failures."""
+        outcomes = self.supervisor.call_all(method, requests, timeout=timeout)
+        done = [one for one in outcomes if not isinstance(one, SessiondError)]
+        self.show_changed((self.session(one.session) for one in done), line)
+        for one in outcomes:
+            if isinstance(one, SessiondError):
+                self.fail(one)
+
+    def show_changed(self, sessions: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str]) -> None:
+        """The sessions that a verb changed: an array, or one line each."""
+        if self.json:
+            self.print_json(list(sessions))
+            return
+        for session in sessions:
+            self.print(line(session))

@@ -1,0 +1,87 @@
+"""`completion`, and the answers that a shell asks for: verbs, options, names of sessions. Never an error."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
+
+from sessiond.cli import exits
+from sessiond.cli.app import App
+from sessiond.cli.verb import is_path, verb
+
+SHELLS = ("bash", "zsh", "fish")
+VARIABLE = "_SESSIONCTL_COMPLETE"
+PROGRAM = "sessionctl"
+# Somebody waits with a finger on the Tab key.
+_SECONDS = 0.5
+# What no shell needs quoted; other names are offered by id.
+_PLAIN = re.compile(r"[\w.,@%+-]+")
+_ID_DIGITS = 8
+
+
+@verb(
+    "completion",
+    examples="""
+eval "$(sessionctl completion bash)"                          # in ~/.bashrc
+eval "$(sessionctl completion zsh)"                           # in ~/.zshrc, after compinit
+sessionctl completion fish > ~/.config/fish/completions/sessionctl.fish
+""",
+)
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(app: App, shell: str) -> None:
+    """Print the script that has a shell complete verbs, options and names of sessions."""
+    script = _class(shell)(click.Command(PROGRAM), {}, PROGRAM, VARIABLE)
+    # ShellComplete's own method: bash's would start a bash to look at its version.
+    text = ShellComplete.source(script)
+    if app.json:
+        app.print_json({"shell": shell, "script": text})
+    else:
+        app.print(text)
+
+
+def _class(shell: str) -> type[ShellComplete]:
+    found = get_completion_class(shell)
+    assert found is not None, shell
+    return found
+
+
+def answer(cli: click.Command) -> int:
+    """Answer a shell's question on stdout; a question that cannot be answered gets no answer."""
+    shell, _, instruction = os.environ.get(VARIABLE, "").partition("_")
+    if shell not in SHELLS or instruction != "complete":
+        return exits.FAILED
+    app = App()
+    try:
+        asked = _class(shell)(cli, {"obj": app}, PROGRAM, VARIABLE)
+        print(asked.complete())
+    except Exception:  # noqa: BLE001 - the person is in the middle of a line; any word would tear it
+        return exits.FAILED
+    finally:
+        app.close()
+    return exits.DONE
+
+
+def complete_targets(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """Sessions by name (by id where a shell would have to quote the name), or folders for a path."""
+    if is_path(incomplete):
+        return [CompletionItem(incomplete, type="dir")]
+    app = ctx.find_object(App)
+    named = {word for word in ctx.params.get("targets") or () if isinstance(word, str)}
+    found = []
+    for one in _sessions(app) if app else []:
+        word = one.name if _PLAIN.fullmatch(one.name) else one.id[:_ID_DIGITS]
+        if word.startswith(incomplete) and word not in named:
+            found.append(CompletionItem(word, help=one.path if word == one.name else one.name))
+    return found
+
+
+def _sessions(app: App) -> list[Any]:
+    from sessiond.rpc._generated.v1 import sessions_pb2 as pb
+
+    request = pb.ListSessionsRequest(include_archived=True)
+    response = app.supervisor.call(app.supervisor.sessions.ListSessions, request, timeout=_SECONDS)
+    return list(response.sessions)

@@ -1,0 +1,172 @@
+"""A blocking channel to the supervisor, for programs that ask and end: cheap to start, no event loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+# Read once, when gRPC is loaded: its own log lines are not for the users of a command.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+import grpc
+
+from sessiond.errors import SessiondError, TimedOut, Unreachable
+from sessiond.rpc.status import from_rpc_error
+
+TIMEOUT: Final = 60.0
+# Longer than any job of the init system is given, so that its own verdict arrives.
+JOB_TIMEOUT: Final = 300.0
+
+_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+    ("grpc.service_config_disable_resolution", 1),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+)
+
+
+class Supervisor:
+    """The supervisor behind a socket: its services, called with deadlines, failing as SessiondError."""
+
+    def __init__(self, socket: Path, *, timeout: float = TIMEOUT) -> None:
+        """``timeout`` is the deadline in seconds of calls that name none."""
+        self.socket = socket
+        self._timeout = timeout
+        self._opened: grpc.Channel | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the channel; idempotent."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    @property
+    def _channel(self) -> grpc.Channel:
+        if self._opened is None:
+            _check_present(self.socket)
+            self._opened = grpc.insecure_channel(_target(self.socket), options=_OPTIONS)
+        return self._opened
+
+    @cached_property
+    def sessions(self) -> Any:
+        """Stub of SessionsService."""
+        from sessiond.rpc._generated.v1 import sessions_pb2_grpc
+
+        return sessions_pb2_grpc.SessionsServiceStub(self._channel)
+
+    @cached_property
+    def discovery(self) -> Any:
+        """Stub of DiscoveryService."""
+        from sessiond.rpc._generated.v1 import discovery_pb2_grpc
+
+        return discovery_pb2_grpc.DiscoveryServiceStub(self._channel)
+
+    @cached_property
+    def events(self) -> Any:
+        """Stub of EventsService."""
+        from sessiond.rpc._generated.v1 import events_pb2_grpc
+
+        return events_pb2_grpc.EventsServiceStub(self._channel)
+
+    @cached_property
+    def system(self) -> Any:
+        """Stub of SystemService."""
+        from sessiond.rpc._generated.v1 import system_pb2_grpc
+
+        return system_pb2_grpc.SystemServiceStub(self._channel)
+
+    def call(self, method: Any, request: Any, *, timeout: float | None = None) -> Any:
+        """The response of one call; ``timeout`` in seconds, 0 for none."""
+        try:
+            return method(request, timeout=self._deadline(timeout))
+        except grpc.RpcError as error:
+            raise self._told(error) from error
+
+    def call_all(self, method: Any, requests: Sequence[Any], *, timeout: float | None = None) -> list[Any]:
+        """Responses of calls made at once, in the order of the requests; a failed one's SessiondError."""
+        if len(requests) == 1:
+            try:
+                return [self.call(method, requests[0], timeout=timeout)]
+            except SessiondError as error:
+                return [error]
+        deadline = self._deadline(timeout)
+        futures = [method.future(request, timeout=deadline) for request in requests]
+        return [self._outcome(future) for future in futures]
+
+    def _outcome(self, future: Any) -> Any:
+        try:
+            return future.result()
+        except grpc.RpcError as error:
+            return self._told(error)
+
+    def stream(self, method: Any, request: Any) -> Iterator[Any]:
+        """The responses of a streaming call, without a deadline; closing the iterator ends the call."""
+        call = method(request)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._told(error) from error
+        finally:
+            call.cancel()
+
+    def _deadline(self, timeout: float | None) -> float | None:
+        return (self._timeout if timeout is None else timeout) or None
+
+    def _told(self, error: grpc.RpcError) -> SessiondError:
+        told = from_rpc_error(error)
+        if told.code == "supervisor_unreachable":
+            return unreachable(self.socket, told.message)
+        if told.code == "call_timeout":
+            return TimedOut(
+                "call_timeout",
+                "the supervisor took the call and did not answer in time",
+                hint="sessionctl doctor",
+                fields={"socket": str(self.socket)},
+            )
+        return told
+
+
+def unreachable(socket: Path, reason: str) -> Unreachable:
+    """The error of a supervisor that does not answer on its socket."""
+    return Unreachable("supervisor_unreachable", reason, hint="sessionctl up", fields={"socket": str(socket)})
+
+
+def _check_present(socket: Path) -> None:
+    """Raise Unreachable where there can be nobody, without the cost and the wording of gRPC's attempt."""
+    try:
+        os.stat(socket)
+    except FileNotFoundError:
+        raise unreachable(socket, f"the supervisor is not running: there is no {socket}") from None
+    except OSError as error:
+        reason = f"the supervisor's socket cannot be reached: {socket}: {error.strerror}"
+        raise unreachable(socket, reason) from error
+
+
+def _target(socket: Path) -> str:
+    """gRPC's address of a socket, which it reads as a URI."""
+    text = str(socket)
+    if (
+        not text.replace("/", "").replace("-", "").replace("_", "").replace(".", "").isalnum()
+        or not text.isascii()
+    ):
+        from urllib.parse import quote
+
+        text = quote(text)
+    return f"unix:{text}"
