@@ -34,6 +34,7 @@ TOOLS = [
     "sha256sum",
     "sleep",
     "sort",
+    "tail",
     "touch",
     "xargs",
 ]
@@ -49,10 +50,14 @@ case "$*" in
         cp "$0" .venv/bin/python
         printf '#!/bin/bash\\necho "sessionctl $*"\\n' >.venv/bin/sessionctl
         chmod +x .venv/bin/sessionctl ;;
-    *"import gi, pydbus"*) [[ -z ${STUB_NO_ORACLE:-} ]] ;;
+    *"import gi, pydbus"*)
+        [[ -z ${STUB_NO_ORACLE:-} ]] && exit
+        [[ $STUB_NO_ORACLE == unbuilt && -e .venv/pydbus ]] && exit
+        echo "ImportError: no typelib" >&2; exit 1 ;;
     *sysconfig*) echo /nonexistent ;;
     *tomllib*) echo "pydbus==0" ;;
     *"pip "*"install"*)
+        [[ $* == *pydbus* ]] && touch .venv/pydbus
         case "${STUB_PIP:-}" in
             fail) echo "no such wheel"; exit 1 ;;
             die) kill -KILL $PPID ;;
@@ -371,6 +376,25 @@ def test_without_the_oracle_the_tests_run_and_are_told_why(checkout: Checkout) -
     assert "libgirepository1.0-dev" in run.stdout
     assert "python3.11-dev" in run.stdout
     assert "pytest ran; oracle: pydbus needs system packages" in run.stdout
+
+
+def test_root_gets_the_oracle_built(checkout: Checkout) -> None:
+    as_root(checkout)
+    run = checkout.run("test", STUB_NO_ORACLE="unbuilt", CI="true")
+    assert_fine(run)
+    assert "pytest ran; oracle: there" in run.stdout
+    [update, install] = checkout.calls("apt-get")
+    assert (update, install.split(" ")[-3:]) == (
+        "apt-get update -q",
+        ["libcairo2-dev", "gir1.2-glib-2.0", "python3.11-dev"],
+    )
+
+
+def test_an_oracle_that_cannot_be_imported_is_not_there(checkout: Checkout) -> None:
+    as_root(checkout)
+    run = checkout.run("test", STUB_NO_ORACLE="1")
+    assert_fine(run)
+    assert "cannot be imported: ImportError: no typelib" in run.stdout
 
 
 def test_a_failed_build_of_the_oracle_is_not_tried_each_time(checkout: Checkout) -> None:
