@@ -263,12 +263,17 @@ def _sweep_one(folder: Path) -> None:
 def _scratch() -> Iterator[Path]:
     """A folder for one host, on a file system that an upper layer can lie on."""
     for place in _places():
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+        # Named as a host's only once it is locked: a sweep at this moment must not take it.
         try:
-            with _held(folder):
+            draft = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=place))
+        except OSError:
+            continue
+        with _held(draft):
+            folder = draft.rename(draft.with_name(draft.name.removeprefix(".")))
+            try:
                 yield folder
-        finally:
-            shutil.rmtree(folder)
+            finally:
+                shutil.rmtree(folder)
         return
     raise HostUnavailable("no folder here can hold an overlay: set SESSIOND_TEST_DISK to one")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,17 +65,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _booted(**options: bool) -> Host:
-    host = Host(**options)
-    try:
-        return host.boot()
-    except HostUnavailable as error:
-        host.close()
-        if _CI:
-            pytest.fail(f"the private host must boot where CI is set: {error}", pytrace=False)
-        pytest.skip(f"the private host cannot boot here: {error}")
-    except BaseException:
-        host.close()
-        raise
+    with contextlib.ExitStack() as stack:
+        try:
+            host = stack.enter_context(Host(**options))
+            host.boot()
+        except HostUnavailable as error:
+            if _CI:
+                pytest.fail(f"the private host must boot where CI is set: {error}", pytrace=False)
+            pytest.skip(f"the private host cannot boot here: {error}")
+        stack.pop_all()
+        return host
 
 
 @pytest.fixture(scope="session")
