@@ -51,6 +51,14 @@ def delegated_parent() -> Path | None:
     return found
 
 
+def pass_on_controllers(cgroup: Path) -> None:
+    """Give the groups below every controller that this one has; limits work inside then."""
+    for name in (cgroup / "cgroup.controllers").read_text().split():
+        # One at a time: a controller that cannot be passed on must not keep the others back.
+        with contextlib.suppress(OSError):
+            (cgroup / "cgroup.subtree_control").write_text(f"+{name}")
+
+
 def pids(cgroup: Path) -> Iterator[int]:
     """Every process in the tree, as this process's /proc numbers them (invisible ones left out)."""
     for folder, _, _ in os.walk(cgroup):

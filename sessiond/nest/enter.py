@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sessiond.errors import PermissionDenied
 from sessiond.nest import cgroups, layout
-from sessiond.nest.lifecycle import Nest
+from sessiond.nest.record import Nest
 
 # The helper moves itself, never its caller, then becomes nsenter.
 _MOVE = 'echo 0 > "$1" && shift && exec "$@"'

@@ -21,6 +21,7 @@ from sessiond.nest.boot import NOTIFY, Boot
 from sessiond.nest.plan import BootPlan, UserNamespace
 from sessiond.nest.record import (
     Folder,
+    Nest,
     Record,
     check_owner,
     locked,
@@ -29,6 +30,7 @@ from sessiond.nest.record import (
     prepare_inner,
     record_folder,
     start_time,
+    status,
 )
 from sessiond.nest.requirements import cgroup_parent, check_tools, init_binary, user_namespace
 from sessiond.paths import check_socket_path
@@ -36,34 +38,6 @@ from sessiond.paths import check_socket_path
 BOOT_SECONDS = 30.0
 STOP_SECONDS = 10.0
 KILL_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class Nest:
-    """A living nest: its record, and the folder the record lies in."""
-
-    folder: Folder
-    record: Record
-
-    @property
-    def pid(self) -> int:
-        """Its PID 1, as seen by who booted it."""
-        return self.record.pid
-
-    @property
-    def cgroup(self) -> Path:
-        """The cgroup that holds all of its processes."""
-        return Path(self.record.cgroup)
-
-    @property
-    def runtime_dir(self) -> Path:
-        """The folder for sockets, at the same path inside and outside."""
-        return Path(self.record.runtime_dir)
-
-    @property
-    def alive(self) -> bool:
-        """Whether its PID 1 still lives."""
-        return self.record.alive
 
 
 @dataclass(frozen=True)
@@ -84,17 +58,6 @@ class Options:
     private_net: bool = False
     traversable: tuple[Path, ...] = ()
     announce: bool = True
-
-
-def status(uid: int | None = None, *, base: Path | None = None) -> Nest | None:
-    """The living, ready nest of a user (default: the caller), or None."""
-    folder = record_folder(os.getuid() if uid is None else uid, base)
-    try:
-        check_owner(folder)
-    except NotFound:
-        return None
-    record = folder.load()
-    return Nest(folder, record) if record and record.ready and record.alive else None
 
 
 def up(
@@ -187,6 +150,7 @@ def _boot(folder: Folder, record: Record, boot: Boot, plan: BootPlan, gid: int) 
 def _make_cgroup(cgroup: Path) -> None:
     try:
         cgroup.mkdir()
+        cgroups.pass_on_controllers(cgroup)
         (cgroup / layout.INIT_CGROUP).mkdir()
         (cgroup / layout.EXEC_CGROUP).mkdir()
     except OSError as error:

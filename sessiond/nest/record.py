@@ -108,6 +108,34 @@ class Folder:
         os.replace(draft, self.record)
 
 
+@dataclass(frozen=True)
+class Nest:
+    """A living nest: its record, and the folder the record lies in."""
+
+    folder: Folder
+    record: Record
+
+    @property
+    def pid(self) -> int:
+        """Its PID 1, as seen by who booted it."""
+        return self.record.pid
+
+    @property
+    def cgroup(self) -> Path:
+        """The cgroup that holds all of its processes."""
+        return Path(self.record.cgroup)
+
+    @property
+    def runtime_dir(self) -> Path:
+        """The folder for sockets, at the same path inside and outside."""
+        return Path(self.record.runtime_dir)
+
+    @property
+    def alive(self) -> bool:
+        """Whether its PID 1 still lives."""
+        return self.record.alive
+
+
 @contextlib.contextmanager
 def locked(folder: Folder, make: Callable[[], None]) -> Iterator[None]:
     """Hold the folder against every other up and down; ``make`` makes it, again if it went away."""
@@ -221,3 +249,14 @@ def _unsafe(path: Path, reason: str) -> PermissionDenied:
         hint="remove it, then try again",
         fields={"path": str(path)},
     )
+
+
+def status(uid: int | None = None, *, base: Path | None = None) -> Nest | None:
+    """The living, ready nest of a user (default: the caller), or None."""
+    folder = record_folder(os.getuid() if uid is None else uid, base)
+    try:
+        check_owner(folder)
+    except NotFound:
+        return None
+    record = folder.load()
+    return Nest(folder, record) if record and record.ready and record.alive else None

@@ -293,3 +293,18 @@ def test_a_cgroup_that_is_gone_is_empty_and_removed(tmp_path: Path) -> None:
     cgroups.kill(gone, 0)
     cgroups.remove(gone)
     assert list(cgroups.pids(gone)) == []
+
+
+def test_every_controller_is_passed_on_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
+    written: list[str] = []
+
+    def write(path: Path, text: str) -> int:
+        if text == "+memory":
+            raise OSError(16, "busy")
+        written.append(text)
+        return len(text)
+
+    monkeypatch.setattr(Path, "write_text", write)
+    cgroups.pass_on_controllers(tmp_path)
+    assert written == ["+cpu", "+pids"]
