@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sessiond.testing.host import Host, HostUnavailable, sweep
+from tests.system.product import Product
 
 _HERE = Path(__file__).parent
 _CI = bool(os.environ.get("CI"))
@@ -103,3 +104,23 @@ def fresh_host(_swept: None) -> Iterator[Callable[..., Host]]:
     finally:
         for made in hosts:
             made.close()
+
+
+@pytest.fixture(scope="module")
+def installed(_swept: None) -> Iterator[Product]:
+    """The product on a host of the module's own; tests take `product`."""
+    with _booted() as booted:
+        yield Product(booted).install()
+
+
+@pytest.fixture
+def product(installed: Product) -> Iterator[Product]:
+    """The product with no sessions; fails a test that leaves something of one after it was deleted."""
+    yield installed
+    installed.clean()
+
+
+@pytest.fixture
+def fresh_product(fresh_host: Callable[..., Host]) -> Callable[..., Product]:
+    """A factory of hosts of the test's own with the product installed."""
+    return lambda **options: Product(fresh_host(**options)).install()
