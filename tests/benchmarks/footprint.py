@@ -1,0 +1,64 @@
+"""What a session daemon costs while nothing happens: memory of its own, and how often it wakes up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from sessiond.model.unit import daemon_unit
+from tests.benchmarks.figures import Figure, Goal
+from tests.benchmarks.stage import Stage, progress
+
+_EACH = 8
+_SECONDS = 20.0
+_BARE = f"a bare grpc.aio process, {_EACH} of each at once"
+
+
+async def footprint(stage: Stage, runs: int) -> list[Figure]:
+    """PSS and voluntary context switches of idle session daemons, beside as many bare daemons."""
+    sessions = [await stage.create() for _ in range(_EACH)]
+    units = [stage.bare_name() for _ in sessions]
+    for session, unit in zip(sessions, units, strict=True):
+        await stage.start(session)
+        await stage.start_bare(unit)
+    mine = [await _pid(stage, daemon_unit(session)) for session in sessions]
+    bare = [await _pid(stage, unit) for unit in units]
+    progress(f"letting {2 * _EACH} daemons idle for {_SECONDS:g} s")
+    before = [_switches(pid) for pid in mine + bare]
+    await asyncio.sleep(_SECONDS)
+    rates = [(_switches(pid) - old) / _SECONDS for pid, old in zip(mine + bare, before, strict=True)]
+    memory = [_pss(pid) for pid in mine + bare]
+    for unit in units:
+        await stage.bus.stop(unit)
+    for session in sessions:
+        await stage.delete(session)
+    return [
+        Figure(
+            "memory", "a session daemon's own memory (PSS)", _BARE, "MB", *_halves(memory), Goal.TIMES, 1.4
+        ),
+        Figure("wakeups", "its wake-ups while idle", _BARE, "/s", *_halves(rates), Goal.TIMES, 1.1),
+    ]
+
+
+def _halves(values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    return values[:_EACH], values[_EACH:]
+
+
+async def _pid(stage: Stage, unit: str) -> int:
+    return int(await stage.bus.property(unit, "Service", "MainPID"))
+
+
+def _pss(pid: int) -> float:
+    """Proportional set size in MB."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
+
+
+def _switches(pid: int) -> int:
+    """Voluntary context switches of all threads so far."""
+    count = 0
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        lines = status.read_text().splitlines()
+        count += next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+    return count
