@@ -1,44 +1,79 @@
-"""Log lines on stderr: with the journal's priorities where the journal reads them, plain otherwise."""
+"""Logging to stderr: one record a line, with the journal's priorities where the journal reads it."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import sys
+from collections.abc import Mapping
 
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-# syslog's numbers, as sd-daemon(3) has them at the beginning of a line.
-_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+# syslog's priorities, as systemd takes them at the start of a line (sd-daemon(3)).
+_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+_DEBUG_PRIORITY = 7
+_BARE = re.compile(r"[\w./:@%+,-]+")
+
+
+def setup(level: str, environ: Mapping[str, str] | None = None) -> None:
+    """Send records of ``level`` (debug, info, warning, error) and above to stderr; may be repeated.
+
+    An unheard-of level is taken for info: a process that cannot say so is better off talking.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(journal=_read_by_journal(os.environ if environ is None else environ)))
+    logging.basicConfig(
+        level=logging.getLevelNamesMapping().get(level.upper(), logging.INFO), handlers=[handler], force=True
+    )
+    logging.captureWarnings(capture=True)
+
+
+def fields(**values: object) -> str:
+    """`key=value key="two words"`, in the order given, for the end of a message."""
+    return " ".join(f"{key}={_value(str(value))}" for key, value in values.items())
+
+
+def _value(text: str) -> str:
+    return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+def one_line(text: str) -> str:
+    """The text with everything escaped that would end a line or steer a terminal."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 class _Formatter(logging.Formatter):
-    """One record is one entry: a line break inside it becomes a marked continuation of the same priority."""
+    """One line a record; the lines of a traceback are indented, so that none passes for a record."""
 
     def __init__(self, *, journal: bool) -> None:
-        super().__init__("%(name)s: %(message)s" if journal else "%(levelname)s %(name)s: %(message)s")
+        super().__init__()
         self._journal = journal
 
     def format(self, record: logging.LogRecord) -> str:
-        """The lines of a record, each with its priority, so that no text can forge an entry."""
-        prefix = f"<{_PRIORITIES.get(record.levelno, 6)}>" if self._journal else ""
-        first, *rest = super().format(record).splitlines() or [""]
-        return "\n".join([prefix + first, *(f"{prefix}  {line}" for line in rest)])
+        prefix = f"<{_priority(record.levelno)}>" if self._journal else ""
+        head = f"{record.name}: {one_line(record.getMessage())}"
+        if not self._journal:
+            head = f"{self.formatTime(record)} {record.levelname.lower()} {head}"
+        lines = [head]
+        if record.exc_info:
+            lines += self._indented(self.formatException(record.exc_info))
+        if record.stack_info:
+            lines += self._indented(self.formatStack(record.stack_info))
+        return "\n".join(prefix + line for line in lines)
+
+    @staticmethod
+    def _indented(text: str) -> list[str]:
+        return [f"    {one_line(line)}" for line in text.splitlines()]
 
 
-def setup(level: str) -> None:
-    """Send this process's log to stderr, from ``level`` (debug, info, warning, error) upward."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(journal=_journal_reads_stderr()))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(_LEVELS.get(level, logging.INFO))
+def _priority(level: int) -> int:
+    return next((priority for least, priority in _PRIORITIES if level >= least), _DEBUG_PRIORITY)
 
 
-def _journal_reads_stderr() -> bool:
-    """Whether stderr is the stream that the journal announced: device and inode as it told them."""
-    told = os.environ.get("JOURNAL_STREAM", "")
+def _read_by_journal(environ: Mapping[str, str]) -> bool:
+    """Whether stderr is the stream that JOURNAL_STREAM names; it may have been sent elsewhere since."""
     try:
-        info = os.fstat(2)
-    except OSError:
+        info = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):
         return False
-    return told == f"{info.st_dev}:{info.st_ino}"
+    return environ.get("JOURNAL_STREAM") == f"{info.st_dev}:{info.st_ino}"
