@@ -20,7 +20,7 @@ import pytest
 
 from sessiond import nest
 from sessiond.errors import PermissionDenied, SessiondError, TimedOut, Unsupported
-from sessiond.nest import boot, cgroups, layout, lifecycle, units
+from sessiond.nest import boot, layout, lifecycle, units
 from sessiond.nest.plan import Entry
 from sessiond.nest.record import start_time
 
@@ -29,16 +29,35 @@ _UID = os.getuid()
 
 
 @pytest.fixture
-def base() -> Iterator[Path]:
-    """A record folder of the test's own, short enough for sockets; nothing may be left in it."""
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The cgroups that this test makes: other nests may come and go meanwhile."""
+    seen: list[Path] = []
+    make = lifecycle._make_cgroup
+
+    def make_and_tell(cgroup: Path) -> None:
+        seen.append(cgroup)
+        make(cgroup)
+
+    monkeypatch.setattr(lifecycle, "_make_cgroup", make_and_tell)
+    return seen
+
+
+@pytest.fixture
+def base(made: list[Path]) -> Iterator[Path]:
+    """A record folder of the test's own, short enough for sockets; nothing may be left after it."""
     folder = Path(tempfile.mkdtemp(prefix="sn-", dir="/tmp"))
-    mounts = Path("/proc/self/mountinfo").read_text()
+    mounts = _mounts()
     try:
         yield folder / "n"
     finally:
         nest.down(base=folder / "n", timeout=0)
         shutil.rmtree(folder)
-    assert Path("/proc/self/mountinfo").read_text() == mounts
+    assert _mounts() == mounts
+    assert [cgroup for cgroup in made if cgroup.exists()] == []
+
+
+def _mounts() -> str:
+    return Path("/proc/self/mountinfo").read_text()
 
 
 def _up(base: Path) -> nest.Nest:
@@ -236,7 +255,7 @@ def test_it_outlives_the_process_that_booted_it_and_holds_nothing_of_it(base: Pa
 
 
 def test_down_leaves_no_process_mount_or_cgroup(base: Path) -> None:
-    before = _mounts_and_cgroups()
+    before = _mounts()
     living = _up(base)
     start = ["systemd-run", "--user", "--quiet", "--unit=deaf", "sh", "-c"]
     nest.run(living, [*start, "trap '' TERM; while :; do sleep 987656; done"])
@@ -246,15 +265,9 @@ def test_down_leaves_no_process_mount_or_cgroup(base: Path) -> None:
     assert [pid for pid, started in pids.items() if start_time(pid) == started] == []
     assert not living.cgroup.exists()
     assert not base.exists()
-    assert _mounts_and_cgroups() == before
+    assert _mounts() == before
     assert nest.status(base=base) is None
     assert nest.down(base=base) is False
-
-
-def _mounts_and_cgroups() -> tuple[str, list[str]]:
-    """Of this process, and of this test's nests: other nests may come and go meanwhile."""
-    ours = cgroups.cgroup2_mount().glob(f"sessiond-nest-{_UID}-*")
-    return Path("/proc/self/mountinfo").read_text(), sorted(str(path) for path in ours)
 
 
 def test_down_lets_services_end_in_their_own_way(base: Path, tmp_path: Path) -> None:
@@ -353,8 +366,10 @@ def test_a_boot_killed_midway_is_swept_by_the_next(base: Path) -> None:
     assert living.alive
 
 
-def test_an_interrupted_boot_leaves_nothing(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = _mounts_and_cgroups()
+def test_an_interrupted_boot_leaves_nothing(
+    base: Path, made: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _mounts()
 
     def interrupt(record: object) -> None:
         raise KeyboardInterrupt
@@ -362,23 +377,25 @@ def test_an_interrupted_boot_leaves_nothing(base: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(lifecycle, "_close_console", interrupt)
     with pytest.raises(KeyboardInterrupt):
         nest.up(base=base)
-    assert _mounts_and_cgroups() == before
+    assert _mounts() == before
+    assert [cgroup.exists() for cgroup in made] == [False]
     assert not (base / "record.json").exists()
 
 
 def test_a_boot_that_does_not_end_is_bounded_and_leaves_nothing(
-    base: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, made: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = _mounts_and_cgroups()
+    before = _mounts()
     silent = ("/bin/sh", "-c", "echo waiting for nothing > /dev/console; exec sleep 987658")
     monkeypatch.setattr(layout, "init_argv", lambda init: silent)
     began = time.monotonic()
     with pytest.raises(TimedOut) as raised:
-        nest.up(base=base, timeout=1)
-    assert time.monotonic() - began < 5
+        nest.up(base=base, timeout=3)
+    assert time.monotonic() - began < 8
     assert raised.value.code == "nest_boot_failed"
     assert "waiting for nothing" in raised.value.hint
-    assert _mounts_and_cgroups() == before
+    assert _mounts() == before
+    assert [cgroup.exists() for cgroup in made] == [False]
 
 
 def test_a_boot_that_fails_shows_its_console(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

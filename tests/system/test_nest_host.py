@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -100,6 +101,10 @@ def test_what_a_killed_run_left_is_swept_and_hosts_in_use_are_not(host: Host) ->
     process.communicate(timeout=30)
     assert cgroup.exists()
     sweep()
+    if folder.exists():
+        # Another run sweeps it at this moment: wait for its lock.
+        with open(folder / "in-use") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
     assert not folder.exists()
     assert not cgroup.exists()
     assert host.alive
