@@ -54,7 +54,7 @@ _STATES = {
 }
 
 
-def until(test: Callable[[], T], what: str, *, timeout: float = 30.0) -> T:
+def until(test: Callable[[], T | None], what: str, *, timeout: float = 30.0) -> T:
     """Ask again until the answer is true, and return it; fails with what was waited for and the last answer.
 
     For what gives no signal to a test: everything that does is waited for with `sessionctl wait` or events.
