@@ -1,0 +1,148 @@
+"""Sessions as units of the user's systemd: the init-system port over D-Bus."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from sessiond.errors import Conflict, NotFound, TimedOut
+from sessiond.init.systemd.bus import Connection
+from sessiond.init.systemd.jobs import look, run_job
+from sessiond.init.systemd.starting import MARGIN, raise_start_failure, reset_failed, start_daemon
+from sessiond.init.systemd.watch import Link
+from sessiond.model.unit import SUPERVISOR_UNIT, agents_slice, daemon_unit, session_slice
+from sessiond.ports import DaemonSpec, UnitEvent
+
+# Units of a session may take as long as each of them was given to stop.
+STOP_DEADLINE = 180.0
+RESTART_DEADLINE = 180.0
+
+
+class SystemdInit:
+    """The user's systemd, over one connection shared by calls and the watch."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self._link = Link(address)
+
+    @property
+    def calls(self) -> int:
+        """Requests made so far."""
+        return self._link.calls
+
+    def watch(self) -> AsyncGenerator[UnitEvent, None]:
+        """See the port."""
+        return self._link.watch()
+
+    async def close(self) -> None:
+        """See the port."""
+        await self._link.close()
+
+    # ---- running
+
+    async def start(self, spec: DaemonSpec, *, wait: bool = True) -> None:
+        """See the port."""
+        await start_daemon(await self._link.connection(), spec, wait=wait)
+
+    async def stop(self, session: str, *, wait: bool = True) -> None:
+        """See the port. Raises TimedOut `stop_timeout`."""
+        connection = await self._link.connection()
+        unit = session_slice(session)
+        # Asking for a slice that is not loaded would load it.
+        if await look(connection, unit) is not None:
+            await self._stop_slice(connection, unit, wait=wait)
+        if wait:
+            await self._free(connection, session)
+
+    async def _stop_slice(self, connection: Connection, unit: str, *, wait: bool) -> None:
+        async def ask() -> str:
+            (job,) = await connection.manager("StopUnit", "ss", unit, "replace")
+            return str(job)
+
+        try:
+            if wait:
+                await run_job(connection, unit, ask, deadline=STOP_DEADLINE)
+            else:
+                await ask()
+        except NotFound:
+            return
+        except TimedOut as error:
+            raise TimedOut(
+                "stop_timeout",
+                f"{unit} has not stopped within {STOP_DEADLINE:g} s",
+                hint=f"`systemctl --user status {unit}` shows what is left",
+                fields={"unit": unit},
+            ) from error
+
+    async def _free(self, connection: Connection, session: str) -> None:
+        """Reset the failed units of a session; their names are in use until then."""
+        patterns = [
+            daemon_unit(session),
+            f"sessiond-agent@{session}-*",
+            session_slice(session),
+            agents_slice(session),
+        ]
+        (rows,) = await connection.manager("ListUnitsByPatterns", "asas", ["failed"], patterns)
+        await asyncio.gather(*(reset_failed(connection, row[0]) for row in rows))
+
+    async def restart(self, session: str, *, wait: bool = True) -> None:
+        """See the port. Raises Conflict `start_failed`, TimedOut `start_timeout`."""
+        connection = await self._link.connection()
+        unit = daemon_unit(session)
+        now = await look(connection, unit)
+        if now is None or now.load == "not-found":
+            raise _not_loaded(unit)
+
+        async def ask() -> str:
+            (job,) = await connection.manager("RestartUnit", "ss", unit, "replace")
+            return str(job)
+
+        async with _pinned(connection, unit):
+            if now.active == "failed":
+                # Its start limit may be what made it fail.
+                await reset_failed(connection, unit)
+            if not wait:
+                await ask()
+                return
+            result = await run_job(connection, unit, ask, deadline=RESTART_DEADLINE + MARGIN)
+        if result != "done":
+            await raise_start_failure(connection, unit, result)
+
+    async def kill(self, session: str, signal: int) -> None:
+        """See the port."""
+        connection = await self._link.connection()
+        unit = daemon_unit(session)
+        try:
+            await connection.manager("KillUnit", "ssi", unit, "main", signal)
+        except (NotFound, Conflict) as error:
+            raise Conflict(
+                "session_not_running",
+                f"{unit} has no main process",
+                hint="start the session first",
+                fields={"unit": unit},
+            ) from error
+
+    async def stop_supervisor(self) -> None:
+        """See the port."""
+        connection = await self._link.connection()
+        await connection.manager("StopUnit", "ss", SUPERVISOR_UNIT, "replace")
+
+
+@contextlib.asynccontextmanager
+async def _pinned(connection: Connection, unit: str) -> AsyncIterator[None]:
+    """Keep a transient unit loaded: one that is reset or stopped would be forgotten at once."""
+    try:
+        await connection.manager("RefUnit", "s", unit)
+    except NotFound as error:
+        raise _not_loaded(unit) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(NotFound, Conflict):
+            await connection.manager("UnrefUnit", "s", unit)
+
+
+def _not_loaded(unit: str) -> NotFound:
+    return NotFound(
+        "unit_not_loaded", f"{unit} is not loaded", hint="start the session first", fields={"unit": unit}
+    )

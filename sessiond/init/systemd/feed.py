@@ -1,0 +1,265 @@
+"""Follows the units over one connection: a listing, then the manager's signals, in the order it sent them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import replace
+from typing import Any
+
+from dbus_fast import Message, MessageType
+
+from sessiond.init.systemd import status
+from sessiond.init.systemd.bus import DEADLINE, Connection
+from sessiond.init.systemd.faults import late
+from sessiond.init.systemd.names import (
+    MANAGER,
+    MANAGER_PATH,
+    PEER,
+    PROPERTIES,
+    SERVICE,
+    SYSTEMD,
+    UNIT,
+    UNITS_PATH,
+    unit_name,
+    unit_path,
+)
+from sessiond.model.unit import UnitStatus
+from sessiond.ports import (
+    Connected,
+    EnablementChanged,
+    Lost,
+    UnitAppeared,
+    UnitChanged,
+    UnitEvent,
+    UnitRemoved,
+)
+
+_MATCHES = tuple(
+    f"type='signal',sender='{SYSTEMD}',path_namespace='{UNITS_PATH}',"
+    f"interface='{PROPERTIES}',member='PropertiesChanged',arg0='{interface}'"
+    for interface in (UNIT, SERVICE)
+)
+_OURS = f"{UNITS_PATH}/sessiond_2d"
+
+
+class Feed:
+    """A mirror of what the manager has said, kept only to tell what is new.
+
+    Answers and signals are worked through as they arrive, which is the order in which the manager
+    sent them: what came before a listing is in it, and what comes after it is newer. Units are never
+    asked for by their object path unless they live: asking loads a unit, which is told as a new one.
+
+    A daemon that is to be restarted passes through `failed`, and then through `inactive`, in one turn
+    of the manager's loop. Such a change is held back until the manager has answered a ping sent on
+    hearing of it: then all of that turn is known, and one change is told.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._events: deque[UnitEvent] = deque()
+        self._news = asyncio.Event()
+        self._units: dict[str, UnitStatus] = {}
+        self._listing = 0
+        self._building = False
+        self._relisting = 0
+        self._relisted: frozenset[str] = frozenset()
+        self._wanted: set[str] = set()
+        self._questions: dict[int, tuple[str, status.Field]] = {}
+        self._open: dict[str, int] = {}
+        self._held: dict[str, dict[str, Any]] = {}
+        self._barriers: dict[int, str] = {}
+        self._due: float | None = None
+
+    async def events(self) -> AsyncGenerator[UnitEvent, None]:
+        """Connected, then all changes, for ever. Raises Unreachable when the connection ends."""
+        with self._connection.listening(self._receive):
+            await asyncio.gather(*(self._connection.match(rule) for rule in _MATCHES))
+            self._build()
+            while True:
+                while self._events:
+                    yield self._events.popleft()
+                await self._arrival()
+
+    async def _arrival(self) -> None:
+        self._news.clear()
+        if self._events:
+            return
+        left = None if self._due is None else max(0.0, self._due - asyncio.get_running_loop().time())
+        if not await self._connection.until(self._news, left):
+            raise late("the listing of units", DEADLINE)
+
+    def _emit(self, event: UnitEvent) -> None:
+        self._events.append(event)
+        self._news.set()
+
+    # ---- asking
+
+    def _forget(self) -> None:
+        self._units.clear()
+        self._wanted.clear()
+        self._questions.clear()
+        self._open.clear()
+        self._held.clear()
+        self._barriers.clear()
+        self._listing = self._relisting = 0
+        self._building = False
+        self._expect(None)
+
+    def _expect(self, due: float | None) -> None:
+        self._due = due
+        self._news.set()
+
+    def _build(self) -> None:
+        """List all units anew; ends in a Connected."""
+        self._forget()
+        self._building = True
+        self._expect(asyncio.get_running_loop().time() + DEADLINE)
+        # A manager that was started or exec'd anew may have forgotten us; else this is refused.
+        self._connection.post(MANAGER_PATH, MANAGER, "Subscribe", "", [])
+        self._listing = self._list(status.PATTERNS)
+
+    def _list(self, patterns: Iterable[str]) -> int:
+        body = [[], list(patterns)]
+        return self._connection.post(MANAGER_PATH, MANAGER, "ListUnitsByPatterns", "asas", body)
+
+    def _want(self, unit: str) -> None:
+        """Have one unit told whole; those that come at once are listed together."""
+        # A listing that is under way was asked for before, and is answered after, what was heard now.
+        if self._relisting and unit in self._relisted:
+            return
+        self._wanted.add(unit)
+        self._relist()
+
+    def _relist(self) -> None:
+        if self._wanted and not self._relisting and not self._listing:
+            self._relisted = frozenset(self._wanted)
+            self._wanted.clear()
+            self._relisting = self._list(self._relisted)
+
+    def _ask(self, unit: str, fields: Iterable[status.Field]) -> None:
+        path = unit_path(unit)
+        for field in fields:
+            serial = self._connection.post(path, PROPERTIES, "Get", "ss", [field.interface, field.property])
+            self._questions[serial] = (unit, field)
+            self._open[unit] = self._open.get(unit, 0) + 1
+
+    # ---- hearing
+
+    def _receive(self, message: Message) -> None:
+        match message.message_type:
+            case MessageType.SIGNAL:
+                self._signal(message)
+            case MessageType.METHOD_RETURN | MessageType.ERROR:
+                self._answer(message)
+
+    def _answer(self, message: Message) -> None:
+        serial, refused = message.reply_serial, message.message_type is MessageType.ERROR
+        if serial in (self._listing, self._relisting):
+            if refused:
+                self._away(str(message.body[0]) if message.body else str(message.error_name))
+                return
+            if serial == self._listing:
+                self._listing = 0
+            else:
+                self._relisting = 0
+            self._listed(message.body[0])
+        elif (name := self._barriers.pop(serial, None)) is not None:
+            self._release(name)
+        elif (question := self._questions.pop(serial, None)) is not None:
+            self._answered(*question, None if refused else message.body[0].value)
+
+    def _listed(self, rows: list[list[Any]]) -> None:
+        for row in rows:
+            if not status.is_ours(row[0]):
+                continue
+            unit = status.from_listing(row)
+            self._units[unit.name] = unit
+            missing = status.missing_after_listing(unit)
+            self._ask(unit.name, missing)
+            if not missing and not self._building:
+                self._emit(UnitAppeared(unit))
+        self._relist()
+        self._finish_building()
+
+    def _answered(self, name: str, field: status.Field, value: Any) -> None:
+        unit = self._units.get(name)
+        # Refused means that the unit went away in between, which is told by itself.
+        if unit is not None and value is not None:
+            self._units[name] = unit = replace(unit, **{field.name: field.convert(value)})
+        left = self._open[name] = self._open[name] - 1
+        if left == 0:
+            del self._open[name]
+            if unit is not None and not self._building:
+                self._emit(UnitAppeared(unit))
+        self._finish_building()
+
+    def _finish_building(self) -> None:
+        if self._building and not self._open and not self._listing:
+            self._building = False
+            self._expect(None)
+            self._emit(Connected(tuple(self._units.values())))
+
+    def _signal(self, message: Message) -> None:
+        match message.member:
+            case "PropertiesChanged" if (path := message.path or "").startswith(_OURS):
+                self._changed(unit_name(path), *message.body)
+            case "UnitNew" if status.is_ours(message.body[0]):
+                self._want(message.body[0])
+            case "UnitRemoved" if status.is_ours(message.body[0]):
+                self._removed(message.body[0])
+            case "Reloading" if not message.body[0]:
+                self._build()
+            case "UnitFilesChanged":
+                self._emit(EnablementChanged())
+            case "NameOwnerChanged" if message.body[0] == SYSTEMD:
+                self._owner_changed(message.body[2])
+
+    def _changed(self, name: str, interface: str, properties: dict[str, Any], without: list[str]) -> None:
+        if self._listing or not status.is_ours(name):
+            return
+        unit = self._units.get(name)
+        if unit is None or status.invalidated(interface, without):
+            self._want(name)
+            return
+        new = {
+            field: value
+            for field, value in status.changes(interface, properties).items()
+            if getattr(unit, field) != value
+        }
+        if not new:
+            return
+        self._units[name] = replace(unit, **new)
+        if self._building or name in self._open:
+            return
+        if name in self._held:
+            self._held[name].update(new)
+        elif status.passing(name, new):
+            self._held[name] = new
+            serial = self._connection.post(MANAGER_PATH, PEER, "Ping", "", [])
+            self._barriers[serial] = name
+        else:
+            self._emit(UnitChanged(name, new))
+
+    def _release(self, name: str) -> None:
+        """Tell what was held back of a unit."""
+        held = self._held.pop(name, None)
+        if held:
+            self._emit(UnitChanged(name, held))
+
+    def _removed(self, name: str) -> None:
+        self._wanted.discard(name)
+        self._release(name)
+        if self._units.pop(name, None) is not None and not self._building:
+            self._emit(UnitRemoved(name))
+
+    def _owner_changed(self, owner: str) -> None:
+        if owner:
+            self._build()
+        else:
+            self._away("the manager left the bus")
+
+    def _away(self, reason: str) -> None:
+        self._forget()
+        self._emit(Lost(f"systemd does not answer: {reason}"))

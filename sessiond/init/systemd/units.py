@@ -1,0 +1,101 @@
+"""A session daemon as a transient unit: the properties it is registered with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from dbus_fast import Variant
+
+from sessiond.errors import InvalidArgument
+from sessiond.model.unit import session_slice
+from sessiond.ports import DaemonSpec
+
+RESTART_DELAY = 0.1
+START_LIMIT_INTERVAL = 60.0
+START_LIMIT_BURST = 30
+DESCRIPTORS = 512
+
+_DESCRIPTION_MAX = 240
+# execve takes 128 KiB a string, NAME= and the closing NUL among them; systemd takes more and fails with 203.
+_WORD_MAX = 128 * 1024 - 1
+_ENVIRONMENT_MAX = 1024 * 1024
+
+Property = tuple[str, Variant]
+
+
+def daemon_properties(spec: DaemonSpec, version: int) -> list[Property]:
+    """What StartTransientUnit is given; ``version`` is the manager's. Raises InvalidArgument."""
+    argv = [_text(word, "a word of the command") for word in spec.argv]
+    properties = [
+        ("Description", Variant("s", description(spec.name, spec.workspace))),
+        ("Slice", Variant("s", session_slice(spec.session))),
+        ("Type", Variant("s", "notify")),
+        ("NotifyAccess", Variant("s", "main")),
+        # Without the flag systemd would expand $NAME and ${NAME} inside the words.
+        ("ExecStartEx", Variant("a(sasas)", [[argv[0], argv, ["no-env-expand"]]])),
+        ("WorkingDirectory", Variant("s", _text(os.fspath(spec.workspace), "the workspace's path"))),
+        ("Environment", Variant("as", _environment(spec.environment.items()))),
+        ("Restart", Variant("s", "on-failure")),
+        ("RestartUSec", _usec(RESTART_DELAY)),
+        # `failed` drops the stored descriptors, so it is a long way there.
+        ("StartLimitIntervalUSec", _usec(START_LIMIT_INTERVAL)),
+        ("StartLimitBurst", Variant("u", START_LIMIT_BURST)),
+        ("WatchdogUSec", _usec(spec.watchdog)),
+        ("TimeoutStartUSec", _usec(spec.start_timeout)),
+        ("TimeoutStopUSec", _usec(spec.stop_timeout)),
+        ("FileDescriptorStoreMax", Variant("u", DESCRIPTORS)),
+        ("KillMode", Variant("s", "mixed")),
+        # One process killed for memory must not take the daemon with it.
+        ("OOMPolicy", Variant("s", "continue")),
+    ]
+    if version >= 254:
+        properties.append(("FileDescriptorStorePreserve", Variant("s", "restart")))
+    return properties
+
+
+def description(name: str, path: Path) -> str:
+    """One printable line of bounded length: the name, and the path in brackets, its end kept."""
+    room = _DESCRIPTION_MAX - len(name) - 3
+    shown = _line(os.fspath(path))
+    if len(shown) > room:
+        shown = "…" + shown[-room + 1 :]
+    return f"{_line(name)} ({shown})"
+
+
+def _line(text: str) -> str:
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode()
+        for letter in text
+    )
+
+
+def _text(text: str, what: str) -> str:
+    """The text, if it can travel over the bus: UTF-8 without NUL."""
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(
+            "not_utf8",
+            f"{what} is not UTF-8: {text!r}",
+            hint="systemd takes only UTF-8: rename the folder",
+        ) from error
+    if b"\0" in raw or len(raw) > _WORD_MAX:
+        raise InvalidArgument("argument_invalid", f"{what} is too long or holds a NUL")
+    return text
+
+
+def _environment(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    words = [_text(f"{key}={value}", f"the variable {key}") for key, value in pairs]
+    if sum(len(word.encode()) for word in words) > _ENVIRONMENT_MAX:
+        raise InvalidArgument(
+            "environment_too_large",
+            f"the environment is larger than {_ENVIRONMENT_MAX} bytes",
+            hint="leave out what the daemon does not need",
+        )
+    return words
+
+
+def _usec(seconds: float) -> Variant:
+    return Variant("t", round(seconds * 1e6))

@@ -1,0 +1,94 @@
+"""The one shared connection: opened when it is needed, watched, and opened again when the bus is back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from asyncinotify import Inotify, Mask
+
+from sessiond.errors import Unreachable
+from sessiond.init.systemd.bus import Connection, bus_address, socket_path
+from sessiond.init.systemd.feed import Feed
+from sessiond.ports import Connected, Lost, UnitEvent
+
+_FIRST_DELAY, _LAST_DELAY = 0.1, 5.0
+
+
+class Link:
+    """Hands out the connection; ``calls`` counts all requests made over all of its lives."""
+
+    def __init__(self, address: str | None = None) -> None:
+        self._address = address
+        self._connection: Connection | None = None
+        self._opening = asyncio.Lock()
+        self._past_calls = 0
+        self._closed = False
+
+    @property
+    def calls(self) -> int:
+        """Requests made so far."""
+        return self._past_calls + (self._connection.calls if self._connection else 0)
+
+    def _where(self) -> str:
+        return self._address or bus_address()
+
+    async def connection(self) -> Connection:
+        """The connection, opened where there is none. Raises Unreachable `init_unavailable`, soon."""
+        async with self._opening:
+            if self._closed:
+                raise Unreachable("init_unavailable", "the connection to systemd was closed")
+            if self._connection is None or not self._connection.alive:
+                await self._drop()
+                self._connection = await Connection.open(self._where())
+            return self._connection
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._past_calls += connection.calls
+            await connection.close()
+
+    async def close(self) -> None:
+        """Let go of it for good; safe to repeat."""
+        self._closed = True
+        async with self._opening:
+            await self._drop()
+
+    async def watch(self) -> AsyncGenerator[UnitEvent, None]:
+        """Unit events for ever, over as many connections as it takes; ends when closed."""
+        delay = _FIRST_DELAY
+        while not self._closed:
+            try:
+                connection = await self.connection()
+                async with contextlib.aclosing(Feed(connection).events()) as events:
+                    async for event in events:
+                        if isinstance(event, Connected):
+                            delay = _FIRST_DELAY
+                        yield event
+            except Unreachable as error:
+                if self._closed:
+                    return
+                yield Lost(error.message)
+            await bus_returned(socket_path(self._where()), delay)
+            delay = min(delay * 2, _LAST_DELAY)
+
+
+async def bus_returned(path: Path | None, longest: float) -> None:
+    """Return when a socket appears at path, or after ``longest`` seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(longest):
+            await _appearance(path)
+
+
+async def _appearance(path: Path | None) -> None:
+    if path is None or not path.parent.is_dir():
+        await asyncio.Event().wait()
+        return
+    with Inotify() as inotify:
+        inotify.add_watch(path.parent, Mask.CREATE | Mask.MOVED_TO)
+        async for event in inotify:
+            if event.name is not None and event.name.name == path.name:
+                return
