@@ -60,6 +60,17 @@ def read_at(folder: int, workspace: Path) -> Identity:
     return _parse(_load(folder, workspace), _shown(workspace))
 
 
+def exists(workspace: Path) -> bool:
+    """Whether something lies where an identity would, readable or not."""
+    try:
+        _shown(workspace).lstat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _load(folder: int, workspace: Path) -> dict[str, Any]:
     """What the file holds, as an object of format 1."""
     with _own(folder, workspace) as own:

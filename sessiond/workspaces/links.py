@@ -1,0 +1,123 @@
+"""`<state>/sessions/<id>/workspace`: where each session lies, found again without any database."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sessiond.errors import InvalidArgument
+from sessiond.model.identity import Identity, SessionType, is_id, name_from_folder
+from sessiond.paths import Paths, private_folder
+from sessiond.workspaces.faults import from_os
+from sessiond.workspaces.removal import remove_tree
+
+LINK = "workspace"
+
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def point(paths: Paths, session: str, workspace: Path) -> None:
+    """Have a session's own folder lead to its workspace; both made where missing.
+
+    Raises Exhausted `disk_full`, PermissionDenied `path_denied` or `folder_unsafe`.
+    """
+    folder = paths.session_state(_checked(session))
+    link = folder / LINK
+    try:
+        private_folder(paths.state)
+        private_folder(paths.sessions_state)
+        private_folder(folder)
+        if _target(link) == workspace:
+            return
+        draft = folder / f".{LINK}.{secrets.token_hex(8)}"
+        try:
+            draft.symlink_to(workspace)
+            draft.replace(link)
+        finally:
+            draft.unlink(missing_ok=True)
+        _sync(folder)
+        _sync(paths.sessions_state)
+    except OSError as error:
+        raise from_os(error, link) from error
+
+
+def read_all(paths: Paths) -> dict[str, Path]:
+    """The workspace of every session that has a folder of its own here."""
+    found: dict[str, Path] = {}
+    try:
+        names = os.listdir(paths.sessions_state)
+    except FileNotFoundError:
+        return found
+    except OSError as error:
+        raise from_os(error, paths.sessions_state) from error
+    for name in sorted(filter(is_id, names)):
+        target = _target(paths.session_state(name) / LINK)
+        if target is not None:
+            found[name] = target
+    return found
+
+
+def stand_in(paths: Paths, session: str, workspace: Path) -> Identity:
+    """What can be said of a session whose workspace cannot be read: its id, and a name of the folder's."""
+    folder = paths.session_state(_checked(session))
+    created = 0.0
+    with suppress(OSError):
+        created = (folder / LINK).lstat().st_mtime
+    return Identity(
+        id=session,
+        name=name_from_folder(workspace.name),
+        type=SessionType.DEVELOPMENT,
+        owner=_owner(folder),
+        created=datetime.fromtimestamp(int(created), UTC),
+    )
+
+
+def remove_session_state(paths: Paths, session: str) -> None:
+    """Remove a session's own folder; links in it are removed, not followed. Absent is fine."""
+    _checked(session)
+    try:
+        parent = os.open(paths.sessions_state, _LIST)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise from_os(error, paths.sessions_state) from error
+    try:
+        remove_tree(parent, session, paths.session_state(session), last=(LINK,))
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def _checked(session: str) -> str:
+    """The id, which becomes part of a path: never anything else."""
+    if not is_id(session):
+        raise InvalidArgument("id_invalid", f"not a session id: {session[:64]!r}")
+    return session
+
+
+def _target(link: Path) -> Path | None:
+    with suppress(OSError):
+        text = os.readlink(link)
+        if text.startswith("/"):
+            return Path(text)
+    return None
+
+
+def _owner(folder: Path) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(folder.stat().st_uid).pw_name
+    except (OSError, KeyError):
+        return f"uid {os.getuid()}"
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, _LIST)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
