@@ -17,7 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = {
     "supervisor/main.py": ["sessiond.supervisor.parts"],
     "supervisor/parts.py": ["sessiond.init.systemd", "sessiond.store", "sessiond.workspaces", "grpc"],
-    "supervisor/serving.py": ["sessiond.rpc", "sessiond.client", "sessiond.ports", "grpc"],
+    "supervisor/serving.py": [
+        "sessiond.rpc",
+        "sessiond.client",
+        "sessiond.ports",
+        "sessiond.workspaces",
+        "grpc",
+    ],
     "daemon/main.py": ["sessiond.init.systemd", "sessiond.store"],
     "daemon/serving.py": ["sessiond.rpc", "sessiond.ports"],
     "client/channel.py": ["sessiond.rpc", "sessiond.model", "grpc"],
@@ -46,6 +52,7 @@ FORBIDDEN = [
     ("client/b.py", "sessiond.workspaces", "client"),
     ("rpc/b.py", "sessiond.ports", "client"),
     ("daemon/b.py", "sessiond.client", "daemon"),
+    ("daemon/e.py", "sessiond.workspaces", "daemon"),
     ("daemon/c.py", "sessiond.store", "roots"),
     ("supervisor/b.py", "sessiond.init.systemd", "roots"),
     ("supervisor/c.py", "sessiond.nest", "roots"),
