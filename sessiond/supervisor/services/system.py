@@ -23,10 +23,14 @@ from sessiond.supervisor.mirror import Mirror
 class CheckRow(Protocol):
     """One check of the installation, as the doctor gives it."""
 
-    check: str
-    status: str
-    detail: str
-    fix: str
+    @property
+    def check(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def detail(self) -> str: ...
+    @property
+    def fix(self) -> str: ...
 
 
 class SystemService(system_pb2_grpc.SystemServiceServicer):
