@@ -152,7 +152,7 @@ def show(app: App, target: str) -> None:
     from sessiond.cli.jsonout import session_details
     from sessiond.rpc._generated.v1 import sessions_pb2 as pb
 
-    request = pb.GetSessionRequest(session=target)
+    request = pb.GetSessionRequest(session=target, details=True)
     response = app.supervisor.call(app.supervisor.sessions.GetSession, request)
     details = session_details(response, app.host.pid)
     if app.json:

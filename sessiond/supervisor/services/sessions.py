@@ -49,6 +49,12 @@ class SessionsService(sessions_pb2_grpc.SessionsServiceServicer):
     async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> pb.GetSessionResponse:
         session = self._directory.get(self._directory.resolve(request.session))
         response = pb.GetSessionResponse(session=session_to_wire(session))
+        if request.details:
+            await self._add_details(session, response)
+        return response
+
+    async def _add_details(self, session: Session, response: pb.GetSessionResponse) -> None:
+        """Put in what only the init system and the journal can tell, or why they do not."""
         try:
             limits = await self._init.limits(session.id)
             response.limits.extend(_limits(limits))
@@ -59,7 +65,6 @@ class SessionsService(sessions_pb2_grpc.SessionsServiceServicer):
             response.last_log.extend(await self._init.last_log(session.id, _LOG_LINES))
         except SessiondError as error:
             response.last_log_unknown = error.message
-        return response
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Any) -> pb.ListSessionsResponse:
         wanted = Filter(

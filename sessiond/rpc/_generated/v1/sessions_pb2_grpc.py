@@ -157,7 +157,7 @@ class SessionsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSession(self, request, context):
-        """Returns one session with the details that listings leave out.
+        """Returns one session. Answered from memory like a listing, unless details are asked for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
