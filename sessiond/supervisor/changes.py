@@ -255,13 +255,14 @@ class Changes:
         await self._init.forget(session)
         async with self._registry.lock:
             refuse_running(self._directory.get(session), "deleted")
+            if purge_path is not None:
+                # The identity goes last, so that a removal that fails half-way can be tried again.
+                await asyncio.to_thread(purge, before.path, session, *self._kept(session))
             await self._directory.forget(session)
             await self._registry.remove(session)
         self._events.append(
             EventKind.SESSION_DELETED, session, before.identity.name, {"path": str(before.path)}
         )
-        if purge_path is not None:
-            await asyncio.to_thread(purge, before.path)
         return before
 
     async def _check_purge(self, session: Session, confirmed: str) -> None:
@@ -272,7 +273,12 @@ class Changes:
                 hint="confirm the path that `sessionctl show` tells",
                 fields={"path": str(session.path)},
             )
-        await asyncio.to_thread(check_purge, session.path, session.id, self._roots)
+        await asyncio.to_thread(check_purge, session.path, session.id, *self._kept(session.id))
+
+    def _kept(self, session: str) -> tuple[Sequence[Path], Sequence[Path]]:
+        """What a purge must not take with it: roots of discovery, and other sessions' workspaces."""
+        entry = self._registry.entries[session]
+        return self._roots, sorted(self._registry.folders() - {entry.path})
 
 
 def _check_labels(labels: Mapping[str, str]) -> None:

@@ -57,10 +57,10 @@ async def _run(paths: Paths, settings: config.Settings) -> int:
         async with asyncio.TaskGroup() as tasks:
             owned = [
                 tasks.create_task(manager.watchdog(), name="watchdog"),
-                tasks.create_task(_for_ever(parts.mirror.run()), name="mirror"),
+                tasks.create_task(_for_ever("mirror", parts.mirror.run()), name="mirror"),
             ]
             await parts.load()
-            owned += [tasks.create_task(_for_ever(job), name=name) for name, job in parts.jobs()]
+            owned += [tasks.create_task(_for_ever(name, job), name=name) for name, job in parts.jobs()]
             await parts.server.start()
             await parts.set_serving()
             manager.ready(f"Serving {len(parts.registry.entries)} sessions at {paths.socket}")
@@ -73,7 +73,7 @@ async def _run(paths: Paths, settings: config.Settings) -> int:
     return 0
 
 
-async def _for_ever(job: Coroutine[Any, Any, None]) -> None:
+async def _for_ever(name: str, job: Coroutine[Any, Any, None]) -> None:
     """Run a job that must not end: one that does would leave answers that nobody keeps true."""
     await job
-    raise SessiondError("job_ended", f"{job.__qualname__} ended, and nothing keeps the answers true any more")
+    raise SessiondError("job_ended", f"the job {name!r} ended: nothing keeps the answers true any more")

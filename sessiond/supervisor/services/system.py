@@ -6,9 +6,10 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import sessiond
+from sessiond.doctor.row import CheckRow
 from sessiond.errors import Unreachable
 from sessiond.model.state import SessionState
 from sessiond.paths import Paths
