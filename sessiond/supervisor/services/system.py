@@ -21,19 +21,6 @@ from sessiond.supervisor.directory import Directory, Filter
 from sessiond.supervisor.mirror import Mirror
 
 
-class CheckRow(Protocol):
-    """One check of the installation, as the doctor gives it."""
-
-    @property
-    def check(self) -> str: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def detail(self) -> str: ...
-    @property
-    def fix(self) -> str: ...
-
-
 class SystemService(system_pb2_grpc.SystemServiceServicer):
     """Parses, makes one call, replies."""
 
