@@ -88,7 +88,10 @@ class InitSystem(Protocol):
     result unless told not to. ``calls`` counts requests made, for the tests of the mirror.
     """
 
-    calls: int
+    @property
+    def calls(self) -> int:
+        """Requests made so far."""
+        ...
 
     def watch(self) -> AsyncIterator[UnitEvent]:
         """Connect, yield Connected, then every change; reconnects by itself, yielding Lost between."""
