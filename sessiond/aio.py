@@ -5,12 +5,39 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import sdnotify
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+
+def unbroken(
+    work: Callable[_P, Coroutine[Any, Any, _T]],
+) -> Callable[_P, Coroutine[Any, Any, _T]]:
+    """Have a coroutine function end before its caller's cancellation is heard: a client that hangs up
+    in the middle of a change must not leave half of it. A second cancellation is not waited out."""
+
+    @wraps(work)
+    async def whole(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        task = asyncio.create_task(work(*args, **kwargs), name=work.__qualname__)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                task.cancel()
+                raise
+            if not task.cancelled():
+                # Retrieved, since nobody is left who could be told.
+                task.exception()
+            raise
+
+    return whole
 
 
 class Pulse:

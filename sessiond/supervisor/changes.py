@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sessiond.aio import unbroken
 from sessiond.errors import AlreadyExists, Conflict, InvalidArgument, PermissionDenied, SessiondError
 from sessiond.model.event import EventKind
 from sessiond.model.identity import (
@@ -92,6 +93,7 @@ class Changes:
 
     # ---- making
 
+    @unbroken
     async def create(self, wish: Wish) -> Session:
         """Make a folder a session. Raises AlreadyExists where it is one, registered or not."""
         _check_labels(wish.labels)
@@ -108,6 +110,7 @@ class Changes:
                 await self._directory.put(identity.id, metadata)
         return self._created(identity, path)
 
+    @unbroken
     async def adopt(self, path_text: str, *, new: bool, name: str) -> Session:
         """Take a folder as it is: with the identity it holds, or, where asked or bare, a new one."""
         path = await asyncio.to_thread(check_workspace_path, path_text, create=False)
@@ -194,6 +197,7 @@ class Changes:
 
     # ---- altering
 
+    @unbroken
     async def update(self, session: str, edit: Edit) -> Session:
         """Change what the owner chose; all checks first, then the identity, then the metadata."""
         async with self._registry.lock:
@@ -244,6 +248,7 @@ class Changes:
 
     # ---- removing
 
+    @unbroken
     async def delete(self, session: str, *, purge_path: str | None, stop: bool) -> Session:
         """Remove the identity and the session's own state; the workspace too where its path is given."""
         before = self._directory.get(session)

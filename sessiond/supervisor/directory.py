@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from sessiond.aio import Pulse
+from sessiond.aio import Pulse, unbroken
 from sessiond.errors import Conflict, InvalidArgument, NotFound, TimedOut
 from sessiond.model.event import Event, EventKind
 from sessiond.model.identity import ID_PREFIX_MIN, SessionType
@@ -227,6 +227,7 @@ class Directory:
 
     # ---- writing
 
+    @unbroken
     async def put(self, session: str, metadata: Metadata) -> None:
         """Store a session's metadata, then show it."""
         await self._store.put(session, metadata)
@@ -237,12 +238,14 @@ class Directory:
         """What is stored of it."""
         return self._metadata.get(session, _NO_METADATA)
 
+    @unbroken
     async def touch(self, session: str, when: datetime) -> None:
         """Note that somebody used it."""
         await self._store.touch(session, when)
         self._metadata[session] = replace(self.metadata(session), last_accessed=when)
         self.refresh(frozenset({session}))
 
+    @unbroken
     async def set_active(self, session: str | None) -> None:
         """Mark the user's active session, or clear the mark."""
         await self._store.set_active(session)
@@ -250,6 +253,7 @@ class Directory:
         self._active = session
         self.refresh(concerned)
 
+    @unbroken
     async def forget(self, session: str) -> None:
         """Drop what is stored of a session that was deleted."""
         await self._store.delete(session)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sessiond.errors import AlreadyExists, SessiondError
+from sessiond.errors import AlreadyExists, NotFound, SessiondError
 from sessiond.model.event import EventKind
 from sessiond.model.identity import Identity, numbered
 from sessiond.paths import Paths
@@ -101,11 +101,29 @@ class Registry:
 
     async def load(self, roots: Iterable[Path]) -> Found:
         """Find all sessions: those linked from the state folder, and those below the roots."""
-        linked = await asyncio.to_thread(links.read_all, self._paths)
         async with self.lock:
+            await asyncio.to_thread(self._settle_intents)
+            linked = await asyncio.to_thread(links.read_all, self._paths)
             for session, path in linked.items():
                 await self._look(path, session)
         return await self.scan(roots)
+
+    def _settle_intents(self) -> None:
+        """Sessions that were being made when a supervisor died: whole where the identity is, else none."""
+        for session, path in links.read_intents(self._paths).items():
+            try:
+                held = identity_file.read(path).id
+            except NotFound as error:
+                if error.code != "identity_missing":
+                    # The folder is not there, perhaps only for now: this can wait.
+                    continue
+                held = ""
+            except SessiondError:
+                continue
+            if held == session:
+                links.point(self._paths, session, path)
+            else:
+                links.remove_session_state(self._paths, session)
 
     async def scan(self, roots: Iterable[Path], *, explicit: bool = False) -> Found:
         """Scan folders and take in what is found; ``explicit`` ones must exist."""
@@ -219,8 +237,17 @@ class Registry:
 
     async def create(self, path: Path, identity: Identity) -> None:
         """Write a new identity into a workspace and know it. Raises AlreadyExists `session_exists`."""
-        await asyncio.to_thread(identity_file.create, path, identity)
+        await self._make(path, identity, identity_file.create)
         await self._register(path, identity)
+
+    async def _make(self, path: Path, identity: Identity, write: Callable[[Path, Identity], None]) -> None:
+        """Have an identity come to be so that a death at any moment leaves a session or none."""
+        await asyncio.to_thread(links.intend, self._paths, identity.id, path)
+        try:
+            await asyncio.to_thread(write, path, identity)
+        except SessiondError:
+            await asyncio.to_thread(links.remove_session_state, self._paths, identity.id)
+            raise
 
     async def rewrite(self, session: str, identity: Identity) -> None:
         """Replace what the workspace says of the session; the id may be a new one."""
@@ -232,7 +259,7 @@ class Registry:
     async def give(self, path: Path, identity: Identity) -> None:
         """Write a new identity into a folder, whatever it holds: a copy, something unreadable, none."""
         holder = self.copy_at(path)
-        await asyncio.to_thread(identity_file.write, path, identity)
+        await self._make(path, identity, identity_file.write)
         if holder is not None:
             entry = self.entries[holder]
             self.entries[holder] = replace(entry, copies=entry.copies - {path})

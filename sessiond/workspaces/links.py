@@ -15,6 +15,8 @@ from sessiond.workspaces.faults import from_os
 from sessiond.workspaces.removal import remove_tree
 
 LINK = "workspace"
+# Says where a session is being made; replaced by the link once its identity is on disk.
+INTENT = "workspace-intended"
 
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -24,15 +26,27 @@ def point(paths: Paths, session: str, workspace: Path) -> None:
 
     Raises Exhausted `disk_full`, PermissionDenied `path_denied` or `folder_unsafe`.
     """
+    _link(paths, session, LINK, workspace)
+    with suppress(OSError):
+        (paths.session_state(session) / INTENT).unlink()
+
+
+def intend(paths: Paths, session: str, workspace: Path) -> None:
+    """Note where a session is about to be made, so that a crash half-way is found and settled: by
+    ``point`` where its identity came to be, else by ``remove_session_state``. Raises as ``point``."""
+    _link(paths, session, INTENT, workspace)
+
+
+def _link(paths: Paths, session: str, name: str, workspace: Path) -> None:
     folder = paths.session_state(_checked(session))
-    link = folder / LINK
+    link = folder / name
     try:
         private_folder(paths.state)
         private_folder(paths.sessions_state)
         private_folder(folder)
         if _target(link) == workspace:
             return
-        draft = folder / f".{LINK}.{secrets.token_hex(8)}"
+        draft = folder / f".{name}.{secrets.token_hex(8)}"
         try:
             draft.symlink_to(workspace)
             draft.replace(link)
@@ -46,6 +60,15 @@ def point(paths: Paths, session: str, workspace: Path) -> None:
 
 def read_all(paths: Paths) -> dict[str, Path]:
     """The workspace of every session that has a folder of its own here."""
+    return _read(paths, LINK)
+
+
+def read_intents(paths: Paths) -> dict[str, Path]:
+    """Where sessions were about to be made when the one who made them ended."""
+    return _read(paths, INTENT)
+
+
+def _read(paths: Paths, link: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     try:
         names = os.listdir(paths.sessions_state)
@@ -54,7 +77,7 @@ def read_all(paths: Paths) -> dict[str, Path]:
     except OSError as error:
         raise from_os(error, paths.sessions_state) from error
     for name in sorted(filter(is_id, names)):
-        target = _target(paths.session_state(name) / LINK)
+        target = _target(paths.session_state(name) / link)
         if target is not None:
             found[name] = target
     return found

@@ -193,6 +193,12 @@ class Product:
         found: dict[str, Any] = self.json("show", word)
         return found
 
+    def limits(self, session: str, *properties: str) -> dict[str, str]:
+        """`limit --json`: sets these, and returns the limits in force."""
+        [changed] = self.json("limit", session, *properties)
+        found: dict[str, str] = changed["limits"]
+        return found
+
     def wait(self, session: str, *states: str, timeout: int = 30) -> None:
         """`sessionctl wait`: returns when it is in one of the states."""
         wanted = [part for state in states for part in ("--state", state)]

@@ -73,7 +73,7 @@ def test_limits_hold_after_a_reboot(fresh_product: MakeProduct) -> None:
     session = product.new()["id"]
     asked = {"MemoryMax": "512M", "CPUQuota": "150%", "TasksMax": "500", "CPUWeight": "50"}
     in_force = {"MemoryMax": "536870912", "CPUQuotaPerSecUSec": "1.5s", "TasksMax": "500", "CPUWeight": "50"}
-    told = product.json("limit", session, *(f"{key}={value}" for key, value in asked.items()))
+    told = product.limits(session, *(f"{key}={value}" for key, value in asked.items()))
     unit = agents_slice(session)
     assert product.host.show(unit, *in_force) == in_force
     product.ctl("start", session)
@@ -81,7 +81,7 @@ def test_limits_hold_after_a_reboot(fresh_product: MakeProduct) -> None:
     product.host.reboot()
 
     product.serving()
-    assert product.json("limit", session) == told
+    assert product.limits(session) == told
     assert product.host.show(unit, *in_force) == in_force
     product.ctl("start", session)
     name = f"sessiond-agent@{session}-a1.service"
@@ -179,7 +179,7 @@ def test_limits_are_systemds_own_whoever_sets_them(product: Product) -> None:
     session = product.started()["id"]
     unit = agents_slice(session)
     product.host.systemctl("set-property", unit, "TasksMax=77")
-    assert product.json("limit", session)["TasksMax"] == "77"
+    assert product.limits(session)["TasksMax"] == "77"
     assert product.show(session)["limits"]["TasksMax"] == "77"
     product.ctl("limit", session, "TasksMax=88", "CPUQuota=20%")
     assert product.host.show(unit, "TasksMax", "CPUQuotaPerSecUSec") == {
@@ -196,7 +196,7 @@ def test_limits_are_systemds_own_whoever_sets_them(product: Product) -> None:
     # The limits bear on the agents, never on the daemon.
     assert product.host.show(daemon_unit(session), "TasksMax")["TasksMax"] != "88"
     product.ctl("stop", session)
-    assert product.json("limit", session)["TasksMax"] == "88"
+    assert product.limits(session)["TasksMax"] == "88"
 
 
 def test_install_turns_linger_on(fresh_product: MakeProduct) -> None:

@@ -156,7 +156,7 @@ def test_it_agrees_on_limits(product: Product) -> None:
         "CPUQuotaPerSecUSec": 500_000,
         "CPUWeight": 20,
     }
-    shown = product.json("limit", session)
+    shown = product.limits(session)
     assert shown == product.show(session)["limits"]
     assert shown.keys() == {"MemoryMax", "TasksMax", "CPUQuota", "CPUWeight"}
 
