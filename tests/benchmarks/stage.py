@@ -34,7 +34,11 @@ from sessiond.rpc._generated.v1 import (
 from tests.benchmarks.bus import Bus
 
 _BARE = Path(__file__).with_name("bare.py")
-_OPTIONS = (("grpc.max_receive_message_length", 64 * 1024 * 1024),)
+_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    # Without it a new channel to the same socket inherits the wait after a failed attempt.
+    ("grpc.use_local_subchannel_pool", 1),
+)
 SUPERVISOR = "sessiond.service"
 DEADLINE = 60.0
 
@@ -140,7 +144,8 @@ class Stage:
 
     async def daemon_pid(self, session: str) -> int:
         """What a session's daemon answers on its own socket, asked over a new connection."""
-        async with grpc.aio.insecure_channel(f"unix:{self.paths.session_socket(session)}") as channel:
+        target = f"unix:{self.paths.session_socket(session)}"
+        async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
             stub = daemon_pb2_grpc.SessionDaemonServiceStub(channel)
             request = daemon_pb2.GetDaemonInfoRequest(session=session)
             return int((await stub.GetDaemonInfo(request, timeout=DEADLINE)).pid)
