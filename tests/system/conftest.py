@@ -114,9 +114,12 @@ def installed(_swept: None) -> Iterator[Product]:
 
 
 @pytest.fixture
-def product(installed: Product) -> Iterator[Product]:
+def product(installed: Product, request: pytest.FixtureRequest) -> Iterator[Product]:
     """The product with no sessions; fails a test that leaves something of one after it was deleted."""
+    failures = request.session.testsfailed
     yield installed
+    if request.session.testsfailed > failures:
+        print(installed.journal("-n", "60"))
     installed.clean()
 
 

@@ -371,8 +371,15 @@ class Product:
             outcomes = client.call_all(client.sessions.DeleteSession, deletes) if deletes else []
         self._remove(OUTSIDE_ROOTS, INSIDE_ROOTS)
         self._remove(*(str(Path(USER_UNITS) / one.name) for one in self._test_drop_ins()))
-        assert [str(one) for one in outcomes if isinstance(one, SessiondError)] == []
-        assert self.left() == []
+        faults = [str(one) for one in outcomes if isinstance(one, SessiondError)]
+        assert not faults, "\n".join(faults)
+        left = self.left()
+        assert not left, "left behind:\n" + "\n".join(left)
+
+    def journal(self, *words: str) -> str:
+        """The user's journal as journalctl prints it, everything written so far."""
+        self.host.run(["journalctl", "--sync"], user=False)
+        return self.host.run(["journalctl", "-o", "short-precise", *words]).stdout
 
     def _test_drop_ins(self) -> Sequence[Path]:
         return [one.parent for one in self.host.path(USER_UNITS).glob("*.d/50-test.conf")]
