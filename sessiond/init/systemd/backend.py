@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
 from sessiond.errors import Conflict, NotFound, TimedOut
+from sessiond.init.systemd import enablement, limits
 from sessiond.init.systemd.bus import Connection
 from sessiond.init.systemd.jobs import look, run_job
+from sessiond.init.systemd.journal import last_log
 from sessiond.init.systemd.starting import MARGIN, raise_start_failure, reset_failed, start_daemon
 from sessiond.init.systemd.watch import Link
 from sessiond.model.unit import SUPERVISOR_UNIT, agents_slice, daemon_unit, session_slice
-from sessiond.ports import DaemonSpec, UnitEvent
+from sessiond.ports import DaemonSpec, InitInfo, UnitEvent
 
 # Units of a session may take as long as each of them was given to stop.
 STOP_DEADLINE = 180.0
@@ -24,6 +26,7 @@ class SystemdInit:
 
     def __init__(self, address: str | None = None) -> None:
         self._link = Link(address)
+        self._reloads = enablement.Reloads()
 
     @property
     def calls(self) -> int:
@@ -121,6 +124,56 @@ class SystemdInit:
                 hint="start the session first",
                 fields={"unit": unit},
             ) from error
+
+    # ---- what stays
+
+    async def enable(self, session: str) -> None:
+        """See the port. Raises Conflict `starter_not_installed`."""
+        connection = await self._link.connection()
+        if await enablement.enable(connection, session):
+            await self._reloads.reload(connection)
+
+    async def disable(self, session: str) -> None:
+        """See the port."""
+        connection = await self._link.connection()
+        if await enablement.disable(connection, session):
+            await self._reloads.reload(connection)
+
+    async def enabled(self, sessions: Sequence[str]) -> frozenset[str]:
+        """See the port."""
+        return await enablement.enabled(await self._link.connection(), sessions)
+
+    async def set_limits(self, session: str, properties: Mapping[str, str]) -> None:
+        """See the port."""
+        await limits.set_limits(await self._link.connection(), session, properties)
+
+    async def limits(self, session: str) -> dict[str, str]:
+        """See the port."""
+        return await limits.limits(await self._link.connection(), session)
+
+    async def unenforced(self, properties: Sequence[str]) -> list[str]:
+        """See the port. Raises InvalidArgument `property_unknown`."""
+        return await limits.unenforced(await self._link.connection(), properties)
+
+    async def forget(self, session: str) -> None:
+        """See the port."""
+        connection = await self._link.connection()
+        await self._free(connection, session)
+        (reverted,) = await connection.manager("RevertUnitFiles", "as", [agents_slice(session)])
+        if await enablement.disable(connection, session) or reverted:
+            await self._reloads.reload(connection)
+
+    # ---- the rest
+
+    async def last_log(self, session: str, lines: int) -> list[str]:
+        """See the port."""
+        return await last_log(session, lines)
+
+    async def info(self) -> InitInfo:
+        """See the port."""
+        connection = await self._link.connection()
+        version, usable = await asyncio.gather(connection.version(), limits.controllers(connection))
+        return InitInfo("systemd", version, usable)
 
     async def stop_supervisor(self) -> None:
         """See the port."""

@@ -105,8 +105,8 @@ class Connection:
         self._ending = asyncio.create_task(self._end(), name="end of the bus connection")
 
     @classmethod
-    async def open(cls, address: str) -> Connection:
-        """Connect and subscribe to the manager. Raises Unreachable `init_unavailable`."""
+    async def open(cls, address: str, *, subscribe: bool = True) -> Connection:
+        """Connect, and subscribe to the manager's signals. Raises Unreachable `init_unavailable`."""
         try:
             async with asyncio.timeout(CONNECT_DEADLINE):
                 bus = await MessageBus(bus_address=address).connect()
@@ -116,8 +116,9 @@ class Connection:
         connection = cls(bus)
         try:
             bus.add_message_handler(connection._receive)
-            await asyncio.gather(*(connection.match(rule) for rule in _MATCHES))
-            await connection.subscribe()
+            if subscribe:
+                await asyncio.gather(*(connection.match(rule) for rule in _MATCHES))
+                await connection.subscribe()
         except BaseException:
             await connection.close()
             raise

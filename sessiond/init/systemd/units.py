@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dbus_fast import Variant
 
 from sessiond.errors import InvalidArgument
-from sessiond.model.unit import session_slice
+from sessiond.model.unit import session_slice, starter_unit
 from sessiond.ports import DaemonSpec
 
 RESTART_DELAY = 0.1
 START_LIMIT_INTERVAL = 60.0
 START_LIMIT_BURST = 30
 DESCRIPTORS = 512
+
+# What systemd itself says when it cannot enter the working directory, systemd.exec(5).
+EXIT_CHDIR = 200
 
 _DESCRIPTION_MAX = 240
 # execve takes 128 KiB a string, NAME= and the closing NUL among them; systemd takes more and fails with 203.
@@ -27,15 +31,18 @@ Property = tuple[str, Variant]
 
 def daemon_properties(spec: DaemonSpec, version: int) -> list[Property]:
     """What StartTransientUnit is given; ``version`` is the manager's. Raises InvalidArgument."""
-    argv = [_text(word, "a word of the command") for word in spec.argv]
+    argv, folder = command(spec.argv, os.fspath(spec.workspace))
     properties = [
         ("Description", Variant("s", description(spec.name, spec.workspace))),
         ("Slice", Variant("s", session_slice(spec.session))),
+        # A stop or restart of the starter, inactive once the session has started, is meant for it.
+        ("PartOf", Variant("as", [starter_unit(spec.session)])),
         ("Type", Variant("s", "notify")),
         ("NotifyAccess", Variant("s", "main")),
-        # Without the flag systemd would expand $NAME and ${NAME} inside the words.
-        ("ExecStartEx", Variant("a(sasas)", [[argv[0], argv, ["no-env-expand"]]])),
-        ("WorkingDirectory", Variant("s", _text(os.fspath(spec.workspace), "the workspace's path"))),
+        # Not ExecStartEx: systemd 252 writes it into the unit's file and does not know it when it reads it.
+        ("ExecStart", Variant("a(sasb)", [[argv[0], argv, False]])),
+        ("WorkingDirectory", Variant("s", folder)),
+        ("SyslogIdentifier", Variant("s", "sessiond-session")),
         ("Environment", Variant("as", _environment(spec.environment.items()))),
         ("Restart", Variant("s", "on-failure")),
         ("RestartUSec", _usec(RESTART_DELAY)),
@@ -53,6 +60,37 @@ def daemon_properties(spec: DaemonSpec, version: int) -> list[Property]:
     if version >= 254:
         properties.append(("FileDescriptorStorePreserve", Variant("s", "restart")))
     return properties
+
+
+def command(argv: Sequence[str], folder: str) -> tuple[list[str], str]:
+    """Command line and working directory as a unit can hold them, for any words and any folder.
+
+    systemd keeps a transient unit as a file and reads it again at each daemon-reload, and not all that
+    it writes comes back the same: `$` and `;` in a word gain a backslash, a newline in the folder ends
+    the line, a space at its end is lost. Such a command is started by a shell from an encoded script.
+    """
+    words = [_text(word, "a word of the command") for word in argv]
+    folder = _text(folder, "the workspace's path")
+    if all(_keeps(word) for word in words) and _keeps_as_line(folder):
+        return words, folder
+    script = f"cd -- {shlex.quote(folder)} || exit {EXIT_CHDIR}\nexec {shlex.join(words)} #"
+    encoded = "".join(_octal(letter) for letter in script)
+    return ["/bin/sh", "-c", f"eval \"`printf %b '{encoded}'`\""], "/"
+
+
+def _keeps(word: str) -> bool:
+    return word.isprintable() and not set(word) & set("$;'\"\\")
+
+
+def _keeps_as_line(path: str) -> bool:
+    return path.isprintable() and path == path.strip() and not path.endswith("\\")
+
+
+def _octal(letter: str) -> str:
+    """The letter, or its bytes as printf's %b reads them."""
+    if letter.isascii() and (letter.isalnum() or letter in " /._-=:,+@"):
+        return letter
+    return "".join(f"\\0{byte:03o}" for byte in letter.encode())
 
 
 def description(name: str, path: Path) -> str:
