@@ -42,6 +42,7 @@ _MATCHES = tuple(
     for interface in (UNIT, SERVICE)
 )
 _OURS = f"{UNITS_PATH}/sessiond_2d"
+_OF_UNITS = frozenset({"UnitNew", "UnitRemoved", "PropertiesChanged"})
 
 
 class Feed:
@@ -63,6 +64,7 @@ class Feed:
         self._units: dict[str, UnitStatus] = {}
         self._listing = 0
         self._building = False
+        self._reloading = False
         self._relisting = 0
         self._relisted: frozenset[str] = frozenset()
         self._wanted: set[str] = set()
@@ -104,7 +106,7 @@ class Feed:
         self._held.clear()
         self._barriers.clear()
         self._listing = self._relisting = 0
-        self._building = False
+        self._building = self._reloading = False
         self._expect(None)
 
     def _expect(self, due: float | None) -> None:
@@ -202,6 +204,8 @@ class Feed:
             self._emit(Connected(tuple(self._units.values())))
 
     def _signal(self, message: Message) -> None:
+        if self._reloading and message.member in _OF_UNITS:
+            return
         match message.member:
             case "PropertiesChanged" if (path := message.path or "").startswith(_OURS):
                 self._changed(unit_name(path), *message.body)
@@ -209,8 +213,8 @@ class Feed:
                 self._want(message.body[0])
             case "UnitRemoved" if status.is_ours(message.body[0]):
                 self._removed(message.body[0])
-            case "Reloading" if not message.body[0]:
-                self._build()
+            case "Reloading":
+                self._reload(begins=message.body[0])
             case "UnitFilesChanged":
                 self._emit(EnablementChanged())
             case "NameOwnerChanged" if message.body[0] == SYSTEMD:
@@ -253,6 +257,15 @@ class Feed:
         self._release(name)
         if self._units.pop(name, None) is not None and not self._building:
             self._emit(UnitRemoved(name))
+
+    def _reload(self, *, begins: bool) -> None:
+        """While it reloads, the manager tells every unit as removed and as new; none of it is so."""
+        if not begins:
+            self._build()
+            return
+        self._forget()
+        self._reloading = True
+        self._expect(asyncio.get_running_loop().time() + DEADLINE)
 
     def _owner_changed(self, owner: str) -> None:
         if owner:
