@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -281,9 +282,18 @@ class Registry:
         """Drop the session's own state; the identity in the workspace is left."""
         entry = self.entries[session]
         await asyncio.to_thread(links.remove_session_state, self._paths, session)
+        await asyncio.to_thread(self._remove_socket, session)
         self._by_path.pop(entry.path, None)
         del self.entries[session]
         self._tell(session)
+
+    def _remove_socket(self, session: str) -> None:
+        """Remove what a daemon that was killed left in the runtime folder."""
+        socket = self._paths.session_socket(session)
+        for left in (socket, socket.with_suffix(".lock")):
+            # What cannot be removed harms nobody: it is replaced when needed, and gone after a reboot.
+            with suppress(OSError):
+                left.unlink()
 
     async def _register(self, path: Path, identity: Identity) -> None:
         await asyncio.to_thread(links.point, self._paths, identity.id, path)
