@@ -1,0 +1,73 @@
+"""`logs`: a session's journal, by journalctl itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from sessiond.cli.app import App
+from sessiond.cli.journal import session_matches, supervisor_matches
+from sessiond.cli.verb import target, verb
+from sessiond.errors import InvalidArgument, SessiondError
+
+
+@verb(
+    "logs",
+    examples="""
+sessionctl logs shop
+sessionctl logs shop -f
+sessionctl logs . -n 500 --since "1 hour ago"
+sessionctl logs --supervisor -f
+sessionctl logs shop --json | jq -r .MESSAGE
+""",
+)
+@target(required=False, metavar="[SESSION]")
+@click.option("--supervisor", is_flag=True, help="The supervisor's own, also while it is down.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
+@click.option("-n", "--lines", default=None, metavar="N", help="The last N lines, or all; default 100.")
+@click.option("--since", metavar="TIME", help="From this time on, as journalctl takes it.")
+def logs(
+    app: App, target: str | None, supervisor: bool, follow: bool, lines: str | None, since: str | None
+) -> None:
+    """Show the journal of a session: its daemon, all that runs in it, and what the init system did.
+
+    With --json one object a line, with the journal's own fields.
+    """
+    if supervisor == bool(target):
+        raise click.UsageError("name a session, or give --supervisor")
+    words = ["journalctl", "--no-pager", *_count(lines, since)]
+    if follow:
+        words.append("--follow")
+    if since is not None:
+        words.append(f"--since={since}")
+    if app.json:
+        words.append("--output=json")
+    words += session_matches(_resolved(app, target)) if target else supervisor_matches()
+    argv = app.host.argv(words)
+    app.close()
+    sys.stdout.flush()
+    try:
+        os.execvpe(argv[0], argv, app.host.environment())  # noqa: S606 - words made here
+    except FileNotFoundError as error:
+        raise SessiondError(
+            "program_missing", f"{argv[0]} is not installed", hint="install systemd"
+        ) from error
+
+
+def _count(lines: str | None, since: str | None) -> list[str]:
+    if lines is None:
+        # Whoever names a time wants all since then.
+        return ["--lines=all" if since is not None else "--lines=100"]
+    if lines != "all" and not (lines.isdigit() and lines.isascii() and len(lines) < 10):
+        raise InvalidArgument("count_invalid", f"not a number of lines: {lines!r}", hint="a number, or all")
+    return [f"--lines={lines}"]
+
+
+def _resolved(app: App, word: str) -> str:
+    from sessiond.rpc._generated.v1 import sessions_pb2 as pb
+
+    request = pb.GetSessionRequest(session=word)
+    session: str = app.supervisor.call(app.supervisor.sessions.GetSession, request).session.id
+    return session
