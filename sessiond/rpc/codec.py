@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -14,10 +15,14 @@ from sessiond.model.session import Session
 from sessiond.model.state import SessionState
 from sessiond.rpc._generated.v1 import types_pb2 as pb
 
-_TYPE_TO_WIRE = {one: pb.SessionType.Value(f"SESSION_TYPE_{one.name}") for one in SessionType}
-_TYPE_FROM_WIRE = {number: one for one, number in _TYPE_TO_WIRE.items()}
-_STATE_TO_WIRE = {one: pb.SessionState.Value(f"SESSION_STATE_{one.name}") for one in SessionState}
-_STATE_FROM_WIRE = {number: one for one, number in _STATE_TO_WIRE.items()}
+_TYPE_TO_WIRE = {
+    one: cast("pb.SessionType", pb.SessionType.Value(f"SESSION_TYPE_{one.name}")) for one in SessionType
+}
+_TYPE_FROM_WIRE: dict[int, SessionType] = {number: one for one, number in _TYPE_TO_WIRE.items()}
+_STATE_TO_WIRE = {
+    one: cast("pb.SessionState", pb.SessionState.Value(f"SESSION_STATE_{one.name}")) for one in SessionState
+}
+_STATE_FROM_WIRE: dict[int, SessionState] = {number: one for one, number in _STATE_TO_WIRE.items()}
 
 
 def session_to_wire(session: Session) -> pb.Session:
