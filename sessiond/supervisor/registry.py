@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,10 +104,16 @@ class Registry:
         """Find all sessions: those linked from the state folder, and those below the roots."""
         async with self.lock:
             await asyncio.to_thread(self._settle_intents)
-            linked = await asyncio.to_thread(links.read_all, self._paths)
-            for session, path in linked.items():
-                await self._look(path, session)
-        return await self.scan(roots)
+            # All in one thread: a hop into another for each costs more than the reading.
+            linked = await asyncio.to_thread(self._read_linked)
+            for session, path, found in linked:
+                await self._saw(path, session, found)
+        known = {path: found for _, path, found in linked if isinstance(found, Identity)}
+        return await self.scan(roots, known=known)
+
+    def _read_linked(self) -> list[tuple[str, Path, Identity | SessiondError]]:
+        """Every session that the state folder leads to, and what its workspace holds."""
+        return [(session, path, _read(path)) for session, path in links.read_all(self._paths).items()]
 
     def _settle_intents(self) -> None:
         """Sessions that were being made when a supervisor died: whole where the identity is, else none."""
@@ -126,10 +132,17 @@ class Registry:
             else:
                 links.remove_session_state(self._paths, session)
 
-    async def scan(self, roots: Iterable[Path], *, explicit: bool = False) -> Found:
-        """Scan folders and take in what is found; ``explicit`` ones must exist."""
+    async def scan(
+        self, roots: Iterable[Path], *, explicit: bool = False, known: Mapping[Path, Identity] | None = None
+    ) -> Found:
+        """Scan folders and take in what is found; ``explicit`` ones must exist, ``known`` were just read."""
         found = await asyncio.to_thread(
-            scan, list(roots), depth=self._rules.depth, markers=self._rules.markers, explicit=explicit
+            scan,
+            list(roots),
+            depth=self._rules.depth,
+            markers=self._rules.markers,
+            explicit=explicit,
+            known=known,
         )
         async with self.lock:
             for path, identity in found.workspaces:
@@ -144,21 +157,23 @@ class Registry:
 
     async def _look(self, path: Path, session: str | None) -> None:
         """One folder; ``session`` is the id that was last known to lie there. The lock is held."""
-        try:
-            identity = await asyncio.to_thread(identity_file.read, path)
-        except SessiondError as error:
-            if session is not None:
-                await self._lose(path, session, error.message)
-            return
-        if session is not None and identity.id != session:
-            await self._lose(path, session, f"{path} now holds session {identity.id}")
-        await self._take(path, identity)
+        await self._saw(path, session, await asyncio.to_thread(_read, path))
 
-    async def _take(self, path: Path, identity: Identity) -> None:
-        """A folder holds this identity: new, the same, moved, or a copy."""
+    async def _saw(self, path: Path, session: str | None, found: Identity | SessiondError) -> None:
+        """Take in what was read from a folder. The lock is held."""
+        if isinstance(found, SessiondError):
+            if session is not None:
+                await self._lose(path, session, found.message)
+            return
+        if session is not None and found.id != session:
+            await self._lose(path, session, f"{path} now holds session {found.id}")
+        await self._take(path, found, linked=found.id == session)
+
+    async def _take(self, path: Path, identity: Identity, *, linked: bool = False) -> None:
+        """A folder holds this identity: new, the same, moved, or a copy. ``linked``: its link led here."""
         entry = self.entries.get(identity.id)
         if entry is None:
-            await self._register(path, identity)
+            await self._register(path, identity, linked=linked)
             self._found.set()
             if self._announcing:
                 fields = {"path": str(path), "reason": "found"}
@@ -295,8 +310,9 @@ class Registry:
             with suppress(OSError):
                 left.unlink()
 
-    async def _register(self, path: Path, identity: Identity) -> None:
-        await asyncio.to_thread(links.point, self._paths, identity.id, path)
+    async def _register(self, path: Path, identity: Identity, *, linked: bool = False) -> None:
+        if not linked:
+            await asyncio.to_thread(links.point, self._paths, identity.id, path)
         self.entries[identity.id] = Entry(identity, path)
         self._by_path[path] = identity.id
         self._tell(identity.id)
@@ -304,3 +320,11 @@ class Registry:
     def _tell(self, session: str) -> None:
         self._listener(frozenset({session}))
         self.folders_changed.set()
+
+
+def _read(path: Path) -> Identity | SessiondError:
+    """The identity in a folder, or why it cannot be read. Blocks."""
+    try:
+        return identity_file.read(path)
+    except SessiondError as error:
+        return error

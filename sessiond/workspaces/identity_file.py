@@ -57,7 +57,11 @@ def read(workspace: Path) -> Identity:
 
 def read_at(folder: int, workspace: Path) -> Identity:
     """The identity in an open folder; ``workspace`` is its path, for messages. Raises as ``read``."""
-    return _parse(_load(folder, workspace), _shown(workspace))
+    # Made once: at the start of the supervisor all are read, and making paths is most of that work.
+    path = _shown(workspace)
+    with _own(folder, workspace) as own:
+        content = _content(own, path)
+    return _parse(_decode(content, path), path)
 
 
 def exists(workspace: Path) -> bool:
@@ -69,13 +73,6 @@ def exists(workspace: Path) -> bool:
     except OSError:
         return True
     return True
-
-
-def _load(folder: int, workspace: Path) -> dict[str, Any]:
-    """What the file holds, as an object of format 1."""
-    with _own(folder, workspace) as own:
-        content = _content(own, _shown(workspace))
-    return _decode(content, _shown(workspace))
 
 
 @contextmanager
@@ -93,16 +90,15 @@ def _folder(workspace: Path, flags: int) -> Iterator[int]:
 @contextmanager
 def _own(folder: int, workspace: Path) -> Iterator[int]:
     """The open `.sessiond` of a workspace: a real folder, never a link to elsewhere."""
-    path = workspace / FOLDER
     try:
         info = os.stat(FOLDER, dir_fd=folder, follow_symlinks=False)
         if not stat.S_ISDIR(info.st_mode):
-            _invalid(path, f"it is {_kind(info.st_mode)}, not a folder")
+            _invalid(workspace / FOLDER, f"it is {_kind(info.st_mode)}, not a folder")
         descriptor = os.open(FOLDER, _ENTER, dir_fd=folder)
     except FileNotFoundError as error:
         raise _missing(workspace) from error
     except OSError as error:
-        raise from_os(error, path) from error
+        raise from_os(error, workspace / FOLDER) from error
     try:
         yield descriptor
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,14 +54,16 @@ def scan(
     markers: Sequence[str],
     explicit: bool = False,
     entries_max: int = ENTRIES_MAX,
+    known: Mapping[Path, Identity] | None = None,
 ) -> Found:
     """Look at the roots and ``depth`` levels below them. Blocks: call it in a thread.
 
     A workspace ends its branch (a root that is one does not); folders that begin with a dot, symbolic links
     and other file systems are not entered. A root that is missing is nothing, or where ``explicit``
-    NotFound `path_missing`; one that is a file InvalidArgument `path_invalid`.
+    NotFound `path_missing`; one that is a file InvalidArgument `path_invalid`. Identities in ``known``, by
+    folder, are not read again.
     """
-    run = _Scan(depth, frozenset(markers), entries_max)
+    run = _Scan(depth, frozenset(markers), entries_max, known or {})
     for given in roots:
         root = _real(given, run, explicit=explicit)
         if root is not None and root not in run.roots:
@@ -114,6 +116,7 @@ class _Scan:
     depth: int
     markers: frozenset[str]
     entries_max: int
+    known: Mapping[Path, Identity]
     roots: list[Path] = field(default_factory=list)
     workspaces: dict[Path, Identity] = field(default_factory=dict)
     candidates: dict[Path, tuple[str, ...]] = field(default_factory=dict)
@@ -181,7 +184,7 @@ class _Scan:
         present = set(names)
         if identity_file.FOLDER in present:
             try:
-                self.workspaces[path] = identity_file.read(path)
+                self.workspaces[path] = self.known.get(path) or identity_file.read(path)
             except NotFound:
                 # A `.sessiond` without an identity: what a session that was deleted left.
                 pass
