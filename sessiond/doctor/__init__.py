@@ -7,40 +7,78 @@ answers RunDoctor with it from a thread, `sessionctl doctor` calls it directly.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from sessiond.config import Settings
-from sessiond.doctor import files, manager
+from sessiond.doctor import files, installation, journal, kernel, manager
 from sessiond.doctor.machine import Machine
-from sessiond.doctor.row import CheckRow, Status, warning
+from sessiond.doctor.row import CheckRow, Status, unknown
 from sessiond.errors import SessiondError
 from sessiond.paths import Paths
 
-__all__ = ["CHECKS", "CheckRow", "Machine", "Status", "checks"]
+__all__ = ["CHECKS", "CheckRow", "Machine", "Status", "checks", "examine"]
 
 Check = Callable[[Machine], Iterable[CheckRow]]
 
-# In the order they are shown: what the rest stands on comes first.
+# In the order they are shown: what the rest stands on comes first. The name is that of its rows.
 CHECKS: dict[str, Check] = {
+    "runtime_dir": manager.runtime_dir,
     "user_manager": manager.user_manager,
+    "bus": manager.bus,
     "linger": manager.linger,
-    "folders": files.folders,
-    "disk": files.disk,
+    "systemd_version": manager.systemd_version,
+    "cgroup_version": manager.cgroup_version,
+    "controllers": manager.controllers,
+    "journal_persistent": journal.journal_persistent,
+    "journal_readable": journal.journal_readable,
+    "units": installation.units,
+    "launcher": installation.launcher,
+    "supervisor": installation.supervisor,
+    "socket": installation.socket,
+    "config": files.settings,
     "database": files.database,
+    "runtime_folder": files.runtime_folder,
+    "state_folder": files.state_folder,
+    "data_folder": files.data_folder,
+    "config_folder": files.config_folder,
+    "runtime_disk": files.runtime_disk,
+    "state_disk": files.state_disk,
+    "discovery_roots": files.discovery_roots,
+    "inotify": kernel.inotify,
+    "clock": kernel.clock,
+    "clock_synchronised": kernel.clock_synchronised,
 }
+# Most of a check is waiting for a program; together they take as long as the slowest.
+_AT_ONCE = 8
 
 
-def checks(paths: Paths, environ: Mapping[str, str], settings: Settings | None) -> list[CheckRow]:
+def checks(
+    paths: Paths, environ: Mapping[str, str], settings: Settings | None, socket: Path | None = None
+) -> list[CheckRow]:
     """Every row of every check; never raises for what is wrong with the machine.
 
-    ``settings`` is None where they cannot be read: then that is a row of its own.
+    ``settings`` is None where they cannot be read, which a row tells; ``socket`` is the supervisor's
+    where it is not the usual one. Takes seconds where programs hang, else a fraction of one.
     """
-    machine = Machine(paths, environ, settings)
-    return [row for name, check in CHECKS.items() for row in _looked(name, check, machine)]
+    return examine(Machine(paths, environ, settings, socket or paths.socket))
+
+
+def examine(machine: Machine) -> list[CheckRow]:
+    """Every row of every check of this machine, in the order of the list."""
+    _ = machine.manager  # asked once, before threads would each ask
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="doctor") as pool:
+        found = pool.map(lambda name: _looked(name, CHECKS[name], machine), CHECKS)
+        return [row for rows in found for row in rows]
 
 
 def _looked(name: str, check: Check, machine: Machine) -> list[CheckRow]:
     """The rows of one check; what cannot be looked at is unknown, which is not well."""
     try:
         return list(check(machine))
-    except (OSError, SessiondError) as error:
-        return [warning(name, f"not known: {error}", "")]
+    except OSError as error:
+        return [unknown(name, f"{error.filename or 'looking'}: {error.strerror}", "")]
+    except ValueError as error:
+        return [unknown(name, f"what it said is not understood: {error}", "")]
+    except SessiondError as error:
+        return [unknown(name, error.message, error.hint)]
