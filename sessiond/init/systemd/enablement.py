@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
-from sessiond.errors import Conflict, NotFound, SessiondError, Unreachable
+from sessiond.errors import Conflict, NotFound
 from sessiond.init.systemd.bus import RELOAD_DEADLINE, Connection
+from sessiond.init.systemd.names import MANAGER, MANAGER_PATH
 from sessiond.model.unit import starter_unit
-
-_ENABLED = ("enabled", "enabled-runtime")
 
 
 class Reloads:
@@ -57,17 +59,47 @@ async def disable(connection: Connection, session: str) -> bool:
 
 
 async def enabled(connection: Connection, sessions: Sequence[str]) -> frozenset[str]:
-    """Those of the sessions whose starter is enabled."""
-    states = await asyncio.gather(*(_state(connection, session) for session in sessions))
-    return frozenset(session for session, state in zip(sessions, states, strict=True) if state in _ENABLED)
+    """Those of the sessions whose starter is enabled.
+
+    Read from the links that enabling is, where the manager says that it looks for them. Asking it is the
+    same, at 4 ms an instance in which it answers nobody else: seconds for a thousand sessions.
+    """
+    folders = await connection.get(MANAGER_PATH, MANAGER, "UnitPath")
+    starters = await asyncio.to_thread(_linked, [Path(folder) for folder in folders])
+    return frozenset(session for session in sessions if starter_unit(session) in starters)
 
 
-async def _state(connection: Connection, session: str) -> str:
+def _linked(folders: Sequence[Path]) -> set[str]:
+    """Names of the starters that another unit pulls in and that could start."""
+    template = starter_unit("")
+    names = {folder: _names(folder) for folder in folders}
+    if not any(template in found for found in names.values()):
+        return set()
+    pulling = [
+        folder / name
+        for folder, found in names.items()
+        for name in found
+        if name.endswith((".wants", ".requires", ".upholds"))
+    ]
+    linked = {name for folder in pulling for name in _names(folder) if _instance_of(template, name)}
+    return {name for name in linked if not any(_masks(folder / name) for folder in folders)}
+
+
+def _names(folder: Path) -> list[str]:
     try:
-        (state,) = await connection.manager("GetUnitFileState", "s", starter_unit(session))
-    except Unreachable:
-        raise
-    except SessiondError:
-        # Without its template, or with a broken link, nothing of it can start at boot.
-        return ""
-    return str(state)
+        return os.listdir(folder)
+    except OSError:
+        # Most of the places where units may lie do not exist.
+        return []
+
+
+def _instance_of(template: str, name: str) -> bool:
+    head, _, tail = template.partition("@")
+    return name.startswith(f"{head}@") and name.endswith(tail) and name != template
+
+
+def _masks(path: Path) -> bool:
+    """Whether it is a link to nothing, which keeps a unit from being started at all."""
+    with contextlib.suppress(OSError):
+        return os.readlink(path) == os.devnull
+    return False

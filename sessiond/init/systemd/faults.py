@@ -24,6 +24,7 @@ _FAULTS: tuple[tuple[str, type[SessiondError], str], ...] = (
     (f"{_SYSTEMD}NoSuchJob", NotFound, "job_gone"),
     (f"{_SYSTEMD}UnitExists", AlreadyExists, "unit_exists"),
     (f"{_SYSTEMD}UnitMasked", Conflict, "unit_masked"),
+    (f"{_SYSTEMD}TransactionIsDestructive", Conflict, "job_in_the_way"),
     (f"{_SYSTEMD}AlreadySubscribed", Conflict, "already_subscribed"),
     (f"{_SYSTEMD}ShuttingDown", Unreachable, "init_unavailable"),
     (_SYSTEMD, Conflict, "init_refused"),

@@ -11,7 +11,7 @@ from sessiond.init.systemd.bus import Connection
 from sessiond.init.systemd.jobs import Look, look, looks, run_job
 from sessiond.init.systemd.names import SERVICE, unit_path
 from sessiond.init.systemd.units import daemon_properties
-from sessiond.model.unit import UnitStatus, daemon_unit
+from sessiond.model.unit import UnitStatus, daemon_unit, session_slice
 from sessiond.ports import DaemonSpec
 
 # What is waited beyond the unit's own time limits, at which systemd itself ends the job.
@@ -52,6 +52,10 @@ async def start_daemon(connection: Connection, spec: DaemonSpec, *, wait: bool) 
         except AlreadyExists:
             if await _join(connection, spec, wait=wait):
                 return
+        except Conflict as error:
+            if error.code != "job_in_the_way":
+                raise
+            await _stopped(connection, spec)
         else:
             return
     raise _failed(unit, "it is stopped again and again while it is started")
@@ -74,6 +78,19 @@ async def _started(connection: Connection, spec: DaemonSpec, call: tuple[Any, ..
         raise _late(unit, error.message) from error
     if result != "done":
         await raise_start_failure(connection, unit, result)
+
+
+async def _stopped(connection: Connection, spec: DaemonSpec) -> None:
+    """Wait until the session's slice is not being stopped: nothing can be started in it before."""
+    deadline = spec.stop_timeout + MARGIN
+    try:
+        async with asyncio.timeout(deadline), looks(connection, session_slice(spec.session)) as states:
+            async for now in states:
+                if now is None or now.job != "stop":
+                    return
+    except TimeoutError as error:
+        why = f"its session has not stopped within {deadline:g} s"
+        raise _failed(daemon_unit(spec.session), why) from error
 
 
 async def _join(connection: Connection, spec: DaemonSpec, *, wait: bool) -> bool:
