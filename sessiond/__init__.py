@@ -1,14 +1,15 @@
 """Coding sessions managed by the machine's own init system.
 
 The layer map. Imports point down only, and siblings never import each other;
-only the composition roots (``supervisor.main``, ``daemon.main``, ``cli.main``)
-name concrete backends.
+only the composition roots (``supervisor.main`` with its ``parts``, ``daemon.main``,
+``cli.main``) name concrete backends.
 
 =============  =================================================================
 ``cli``        sessionctl: one module per group of verbs, rendering apart
 ``supervisor`` services, mirror of the init system, composition root of sessiond
 ``daemon``     one session's daemon: services and composition root
 ``client``     channel and typed API for everything that speaks to a supervisor
+``doctor``     looks at what sessiond stands on, and says what mends it
 ``rpc``        generated code, codec between messages and model, status mapping
 ``nest``       a private systemd for machines whose PID 1 is another program
 ``init``       backends of the init-system port (systemd; the only users of D-Bus)
