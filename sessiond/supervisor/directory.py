@@ -271,6 +271,11 @@ class Directory:
 
     def refresh(self, sessions: frozenset[str] | None) -> None:
         """Look again at some sessions, or at all: note changes of state, wake those who wait."""
+        if not self._announcing:
+            # Looked at once, when all is known: until then the same news comes for each session many times.
+            self._views.clear()
+            self.changed.fire()
+            return
         if sessions is None:
             self._views.clear()
             sessions = frozenset(self._registry.entries) | frozenset(self._states)
@@ -282,6 +287,7 @@ class Directory:
     def announce(self) -> None:
         """From now on a change of state is news; what a restarted supervisor finds again is none."""
         self._announcing = True
+        self.refresh(None)
 
     def _note_state(self, session: str) -> None:
         if session not in self._registry.entries:
@@ -290,7 +296,7 @@ class Directory:
         now = self.get(session)
         before = self._states.get(session)
         self._states[session] = now.state
-        if before is None or before is now.state or not self._announcing:
+        if before is None or before is now.state:
             return
         fields = {"from": before.value, "to": now.state.value, "reason": self._reason(now)}
         self._event(EventKind.SESSION_STATE_CHANGED, now, fields)

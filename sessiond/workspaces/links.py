@@ -76,8 +76,10 @@ def _read(paths: Paths, link: str) -> dict[str, Path]:
         return found
     except OSError as error:
         raise from_os(error, paths.sessions_state) from error
+    # Text instead of Path: this is done for every session when the supervisor starts.
+    parent = str(paths.sessions_state)
     for name in sorted(filter(is_id, names)):
-        target = _target(paths.session_state(name) / link)
+        target = _target(f"{parent}/{name}/{link}")
         if target is not None:
             found[name] = target
     return found
@@ -121,7 +123,7 @@ def _checked(session: str) -> str:
     return session
 
 
-def _target(link: Path) -> Path | None:
+def _target(link: Path | str) -> Path | None:
     with suppress(OSError):
         text = os.readlink(link)
         if text.startswith("/"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 SYSTEMD = "org.freedesktop.systemd1"
 MANAGER = f"{SYSTEMD}.Manager"
 MANAGER_PATH = "/org/freedesktop/systemd1"
@@ -15,11 +17,13 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
 UNITS_PATH = f"{MANAGER_PATH}/unit"
 
 _PREFIX = f"{UNITS_PATH}/"
+_ESCAPED = re.compile(r"\A[0-9]|[^A-Za-z0-9]")
 
 
 def unit_path(name: str) -> str:
     """Object path of a unit, as systemd escapes it; asking it for a property loads the unit."""
-    return _PREFIX + "".join(_letter(byte, first=not index) for index, byte in enumerate(name.encode()))
+    # One letter a byte, as systemd escapes bytes.
+    return _PREFIX + _ESCAPED.sub(lambda found: f"_{ord(found[0]):02x}", name.encode().decode("latin-1"))
 
 
 def unit_name(path: str) -> str:
@@ -32,9 +36,3 @@ def unit_name(path: str) -> str:
         return (head.encode() + raw).decode()
     except ValueError:
         return ""
-
-
-def _letter(byte: int, *, first: bool) -> str:
-    letter = chr(byte)
-    plain = letter.isascii() and (letter.isalpha() or (letter.isdigit() and not first))
-    return letter if plain else f"_{byte:02x}"
