@@ -76,8 +76,10 @@ def _check(path: Path, busy_timeout: float) -> str:
     if info.st_size == 0 and not _has_log(path):
         return ""
     try:
-        # Read-only, so that closing it changes nothing in what may have to be set aside.
-        with closing(_raw(path, busy_timeout, "ro")) as connection:
+        # Read-only, so that closing it changes nothing in what may have to be set aside; and where there is
+        # no log, nobody has it open, so that it can be read without making one.
+        alone = not path.with_name(path.name + "-wal").exists()
+        with closing(_raw(path, busy_timeout, "ro&immutable=1" if alone else "ro")) as connection:
             _inspect(connection, path)
     except _Damaged as damage:
         return _set_aside(path, str(damage))
