@@ -116,7 +116,9 @@ def _mounts() -> list[Path]:
         lines = _MOUNTS.read_bytes().splitlines()
     except OSError as error:
         raise PermissionDenied(
-            "purge_refused", f"what is mounted where cannot be told: {error.strerror}"
+            "purge_refused",
+            f"what is mounted where cannot be told: {_MOUNTS}: {error.strerror}",
+            hint="delete the session without --purge; its files then stay",
         ) from error
     return [Path(_unescaped(os.fsdecode(line.split(b" ")[4]))) for line in lines]
 
