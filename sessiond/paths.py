@@ -79,6 +79,10 @@ class Paths:
         """One session's own folder: the link to its workspace, its store and records."""
         return self.sessions_state / session
 
+    def workspace_link(self, session: str) -> Path:
+        """The link to one session's workspace, which follows it."""
+        return self.session_state(session) / "workspace"
+
 
 def _absolute(env: Mapping[str, str], name: str) -> Path | None:
     """The folder that a variable names; relative values are ignored, as the XDG rules ask."""

@@ -60,12 +60,17 @@ UnitEvent = Connected | Lost | UnitAppeared | UnitChanged | UnitRemoved | Enable
 
 @dataclass(frozen=True, slots=True)
 class DaemonSpec:
-    """What a session daemon is registered with. Durations in seconds."""
+    """What a session daemon is registered with. Durations in seconds.
+
+    ``folder`` leads to the workspace and is where it runs, as long as it leads anywhere: a link that
+    follows a workspace that is moved. Without one it runs in the workspace itself, which must exist.
+    """
 
     session: str
     name: str
     workspace: Path
     argv: Sequence[str]
+    folder: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     watchdog: float = 180.0
     start_timeout: float = 60.0
@@ -104,6 +109,11 @@ class InitSystem(Protocol):
 
     async def stop(self, session: str, *, wait: bool = True) -> None:
         """Stop all of a session through its slice, and free failed units; absent is fine."""
+        ...
+
+    async def stop_agents(self, session: str) -> None:
+        """Stop what a stopped daemon left running in its session; nothing is done where the daemon runs,
+        or is about to."""
         ...
 
     async def restart(self, session: str, *, wait: bool = True) -> None:

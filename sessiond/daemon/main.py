@@ -23,6 +23,8 @@ from sessiond.paths import private_folder
 log = logging.getLogger(__name__)
 
 _GRACE = 2.0
+# Within the time that the init system gives the daemon to stop.
+_AGENTS_GRACE = 20.0
 _SERVICE = "sessiond.v1.SessionDaemonService"
 # EX_TEMPFAIL: a signal without a job is no wish to stop, and only a failure is restarted.
 EXIT_RESTART_ME = 75
@@ -84,6 +86,8 @@ async def _run(options: Options) -> int:
             reason = await _reason(options.session)
             manager.stopping(f"{received.name}: {reason or 'no job'}")
             log.info("ending on %s: %s", received.name, reason or "no job of the init system asks for it")
+            if reason == "stop":
+                await _end_agents(options.session)
         finally:
             watchdog.cancel()
             await server.stop(_GRACE)
@@ -100,6 +104,17 @@ async def _reason(session: str) -> str | None:
         # While the manager itself goes down it may not answer; then a stop is what is meant.
         log.warning("cannot ask why: %s", error.message)
         return "stop"
+
+
+async def _end_agents(session: str) -> None:
+    """A stop of the daemon ends what runs in its session, whoever asked for it."""
+    from sessiond.init.systemd.own_agents import end_agents
+
+    try:
+        await end_agents(session, deadline=_AGENTS_GRACE)
+    except SessiondError as error:
+        # The job goes on without us; the init system has its own deadlines.
+        log.warning("what runs in the session may go on: %s", error.message)
 
 
 async def _stop_unit(session: str) -> None:

@@ -67,6 +67,8 @@ class Directory:
         self._announcing = False
         self._views: dict[str, Session] = {}
         self.changed = Pulse()
+        # Sessions whose daemon was just seen to stop; taken by who ends what it left running.
+        self.stopped: asyncio.Queue[str] = asyncio.Queue()
         mirror.listen(self.refresh)
         registry.listen(self.refresh)
 
@@ -298,6 +300,8 @@ class Directory:
         self._states[session] = now.state
         if before is None or before is now.state:
             return
+        if before.runs and now.state in (SessionState.INACTIVE, SessionState.ARCHIVED):
+            self.stopped.put_nowait(session)
         fields = {"from": before.value, "to": now.state.value, "reason": self._reason(now)}
         self._event(EventKind.SESSION_STATE_CHANGED, now, fields)
         if now.state is SessionState.ACTIVE and before is not SessionState.UNKNOWN:

@@ -98,6 +98,15 @@ class Lifecycle:
         await self.ask_enabled()
         return self._directory.get(session)
 
+    async def follow_stops(self) -> None:
+        """End what daemons left running that were stopped while they were dead, for ever."""
+        while True:
+            session = await self._directory.stopped.get()
+            try:
+                await self._init.stop_agents(session)
+            except SessiondError as error:
+                log.warning("what %s left running goes on: %s", session, error.message)
+
     async def ask_enabled(self) -> None:
         """Ask the init system what starts at boot, and show it."""
         self._directory.set_enabled(await self._init.enabled(list(self._registry.entries)))
@@ -179,6 +188,7 @@ class Lifecycle:
             session=session.id,
             name=session.identity.name,
             workspace=session.path,
+            folder=self._paths.workspace_link(session.id),
             argv=(
                 *self._rules.program,
                 "session",

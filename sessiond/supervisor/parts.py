@@ -74,7 +74,10 @@ class Parts:
 
     def jobs(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         """What runs beside the server for as long as it serves."""
-        jobs = [("enablement", self._follow_enablement())]
+        jobs = [
+            ("enablement", self._follow_enablement()),
+            ("stops", self.lifecycle.follow_stops()),
+        ]
         if self.settings.discovery.watch:
             jobs.append(("workspaces", self._follow_workspaces()))
         return jobs

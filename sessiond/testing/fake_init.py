@@ -63,6 +63,7 @@ class FakeInit:
     away: str = ""
     calls: int = 0
     supervisor_stops: int = 0
+    agent_stops: list[str] = field(default_factory=list)
     closed: bool = False
     _watchers: list[asyncio.Queue[UnitEvent | None]] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -113,6 +114,13 @@ class FakeInit:
         self._call()
         await asyncio.sleep(0)
         self.hand_stop(session)
+
+    async def stop_agents(self, session: str) -> None:
+        """See the port."""
+        self._call()
+        await asyncio.sleep(0)
+        if daemon_unit(session) not in self.units:
+            self.agent_stops.append(session)
 
     async def restart(self, session: str, *, wait: bool = True) -> None:
         """See the port."""

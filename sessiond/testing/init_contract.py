@@ -263,6 +263,16 @@ class InitContract:
         await asyncio.gather(*(harness.init.stop(session) for _ in range(3)))
         await harness.init.stop(session)
 
+    async def test_stopping_the_agents_of_a_daemon_that_runs_is_not_done(self, harness: Harness) -> None:
+        session = new_id()
+        await harness.init.stop_agents(session)
+        async with watching(harness.init) as watcher:
+            await harness.init.start(harness.spec(session))
+            await watcher.until_state(session, SessionState.ACTIVE)
+            await harness.init.stop_agents(session)
+            await harness.init.start(harness.spec(session))
+            assert watcher.states[daemon_unit(session)][-1] is SessionState.ACTIVE
+
     async def test_a_stop_frees_a_failed_unit(self, harness: Harness) -> None:
         session = new_id()
         async with watching(harness.init) as watcher:

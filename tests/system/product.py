@@ -166,11 +166,11 @@ class Product:
 
     def json(self, *words: str, timeout: float = 60.0) -> Any:
         """What sessionctl prints with --json."""
-        return json.loads(self.ctl(*words, "--json", timeout=timeout))
+        return json.loads(self.ctl(words[0], "--json", *words[1:], timeout=timeout))
 
     def refused(self, exit_code: int, *words: str, timeout: float = 60.0) -> dict[str, Any]:
         """The error that sessionctl prints with --json when it exits with this status."""
-        done = self.host.sessionctl(*words, "--json", check=False, timeout=timeout)
+        done = self.host.sessionctl(words[0], "--json", *words[1:], check=False, timeout=timeout)
         said = f"sessionctl {' '.join(words)}: exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert done.returncode == exit_code, said
         error: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])["error"]

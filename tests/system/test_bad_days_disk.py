@@ -327,21 +327,23 @@ def test_a_full_workspace_leaves_no_half_session_and_no_half_identity(product: P
         product.new(folder=empty)
         product.ctl("rename", kept["id"], "another-name")
         assert product.row(kept["id"])["name"] == "another-name"
-        product.clean()
+        for session in (kept["id"], product.show(empty)["id"]):
+            product.ctl("delete", session)
 
 
 def test_a_state_folder_that_cannot_be_written_stops_no_session(product: Product) -> None:
     session = product.started()["id"]
     before = product.unit(session)
     folder = product.folder()
-    product.host.run(["chmod", "500", STATE, f"{STATE}/sessions"])
+    product.host.run(["mount", "--bind", STATE, STATE], user=False)
     try:
+        product.host.run(["mount", "-o", "remount,bind,ro", STATE], user=False)
         assert product.row(session)["state"] == "active"
         product.refused(1, "new", folder)
         assert product.identity(folder) is None
         assert product.unit(session) == before
     finally:
-        product.host.run(["chmod", "700", STATE, f"{STATE}/sessions"])
+        product.host.run(["umount", "--lazy", STATE], user=False)
     product.new(folder=folder)
     product.agrees()
 

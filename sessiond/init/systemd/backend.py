@@ -50,14 +50,25 @@ class SystemdInit:
     async def stop(self, session: str, *, wait: bool = True) -> None:
         """See the port. Raises TimedOut `stop_timeout`."""
         connection = await self._link.connection()
-        unit = session_slice(session)
-        # Asking for a slice that is not loaded would load it.
-        if await look(connection, unit) is not None:
-            await self._stop_slice(connection, unit, wait=wait)
+        # The daemon's unit is in the slice, unless somebody made one of that name by hand.
+        for unit in (session_slice(session), daemon_unit(session)):
+            # Asking for a slice that is not loaded would load it.
+            if await look(connection, unit) is not None:
+                await self._stop_unit(connection, unit, wait=wait)
         if wait:
             await self._free(connection, session)
 
-    async def _stop_slice(self, connection: Connection, unit: str, *, wait: bool) -> None:
+    async def stop_agents(self, session: str) -> None:
+        """See the port."""
+        connection = await self._link.connection()
+        now = await look(connection, daemon_unit(session))
+        if now is not None and (now.job or now.active not in ("inactive", "failed")):
+            return
+        agents = await look(connection, agents_slice(session))
+        if agents is not None and agents.active != "inactive":
+            await self._stop_unit(connection, agents_slice(session), wait=True)
+
+    async def _stop_unit(self, connection: Connection, unit: str, *, wait: bool) -> None:
         async def ask() -> str:
             (job,) = await connection.manager("StopUnit", "ss", unit, "replace")
             return str(job)

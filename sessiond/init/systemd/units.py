@@ -31,7 +31,10 @@ Property = tuple[str, Variant]
 
 def daemon_properties(spec: DaemonSpec, version: int) -> list[Property]:
     """What StartTransientUnit is given; ``version`` is the manager's. Raises InvalidArgument."""
-    argv, folder = command(spec.argv, os.fspath(spec.workspace))
+    argv, folder = command(spec.argv, os.fspath(spec.folder or spec.workspace))
+    if spec.folder is not None:
+        # A restart must not fail, and drop the stored descriptors, for a workspace that is gone.
+        folder = f"-{folder}"
     properties = [
         ("Description", Variant("s", description(spec.name, spec.workspace))),
         ("Slice", Variant("s", session_slice(spec.session))),
