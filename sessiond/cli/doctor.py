@@ -1,110 +1,80 @@
-"""`doctor`: what sessiond stands on, and what mends it."""
+"""`doctor`: what is well here, what is not, and the command that mends it."""
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from sessiond.cli import exits, render
 from sessiond.cli.app import App
 from sessiond.cli.verb import verb
-from sessiond.errors import InvalidArgument, PermissionDenied, SessiondError
-
-if TYPE_CHECKING:
-    from sessiond.doctor import CheckRow
 
 _COLOURS = {"ok": render.GREEN, "warning": render.YELLOW, "failure": render.RED}
-# Programs that speak to a systemd, and so are run where it is.
-_OF_SYSTEMD = ("systemctl", "journalctl", "loginctl", "busctl")
-# Longer than every program that hangs.
-_PATIENCE = 120.0
+_MARKS = {"ok": "✓", "warning": "!", "failure": "✗"}
 
 
 @verb(
     "doctor",
     examples="""
 sessionctl doctor
-sessionctl doctor --json | jq -r '.[] | select(.status != "ok") | .fix'
+sessionctl doctor --json | jq '.[] | select(.status != "ok")'
 """,
 )
 def doctor(app: App) -> None:
-    """Look at what sessiond stands on; say what is not well, and the command that mends it.
+    """Look at what sessiond stands on, and say what mends it. Exits with 1 on a failure.
 
-    Exits with 1 when there is a failure, with 0 when there are warnings only. Needs no supervisor.
+    Needs no supervisor. While a nest is up it looks from inside.
     """
-    rows = _here(app) if app.host.nest is None else _in_nest(app)
-    if any(row.status == "failure" for row in rows):
-        app.exit_code = exits.FAILED
+    if app.host.nest is not None:
+        _inside(app)
+    rows = _rows(app)
     if app.json:
-        app.print_json([_object(row) for row in rows])
+        app.print_json(rows)
     else:
         _show(app, rows)
+    if any(row["status"] == "failure" for row in rows):
+        app.exit_code = exits.FAILED
 
 
-def _here(app: App) -> list[CheckRow]:
-    """Look from this process."""
+def _inside(app: App) -> None:
+    """Become this verb in the nest: what is looked at are its systemd, its journal, its mounts."""
+    words = [sys.executable, "-m", "sessiond.cli.main", "doctor", *(["--json"] if app.json else [])]
+    argv = app.host.argv(words)
+    app.flush()
+    os.execvp(argv[0], argv)  # noqa: S606 - words made here
+
+
+def _rows(app: App) -> list[dict[str, str]]:
     from sessiond import config
-    from sessiond.doctor import checks
+    from sessiond import doctor as library
+    from sessiond.errors import SessiondError
     from sessiond.paths import Paths
 
     paths = Paths.from_environment()
+    environment = app.host.environment()
     try:
-        settings = config.load(paths.config_file)
-    except InvalidArgument:
-        # A row of its own tells it.
+        settings = config.load(paths.config_file, environment)
+    except SessiondError:
         settings = None
-    return checks(paths, os.environ, settings, Path(app.host.socket))
+    found = library.checks(paths, os.environ, settings, Path(app.host.socket))
+    return [
+        {"check": row.check, "status": row.status.value, "detail": row.detail, "fix": row.fix}
+        for row in found
+    ]
 
 
-def _in_nest(app: App) -> list[CheckRow]:
-    """Look from inside the nest; where only root may enter it, ask the supervisor there to look."""
-    from sessiond.doctor import CheckRow, Status
-
-    words = [sys.executable, "-m", "sessiond.cli.main", "doctor", "--json"]
-    try:
-        done = app.host.run(words, check=False, timeout=_PATIENCE)
-    except PermissionDenied:
-        from sessiond.rpc._generated.v1 import system_pb2 as pb
-
-        system = app.supervisor.system
-        answer = app.supervisor.call(system.RunDoctor, pb.RunDoctorRequest(), timeout=_PATIENCE)
-        return [CheckRow(one.check, Status(one.status), one.detail, one.fix) for one in answer.checks]
-    try:
-        found = json.loads(done.stdout)
-        rows = [CheckRow(one["check"], Status(one["status"]), one["detail"], one["fix"]) for one in found]
-    except (ValueError, KeyError, TypeError) as error:
-        said = (done.stderr or done.stdout).strip()
-        raise SessiondError("doctor_failed", f"the doctor in the nest said: {said[:500]}") from error
-    return [CheckRow(row.check, row.status, row.detail, _from_outside(row.fix)) for row in rows]
-
-
-def _from_outside(fix: str) -> str:
-    """A command for the nest's systemd as it is given outside of the nest."""
-    if not fix.startswith(_OF_SYSTEMD):
-        return fix
-    simple = not any(sign in fix for sign in "|&;>")
-    return f"sessionctl nest exec -- {fix if simple else f'sh -c {shlex.quote(fix)}'}"
-
-
-def _object(row: CheckRow) -> dict[str, str]:
-    return {"check": row.check, "status": row.status, "detail": row.detail, "fix": row.fix}
-
-
-def _show(app: App, rows: list[CheckRow]) -> None:
+def _show(app: App, rows: list[dict[str, Any]]) -> None:
     on = render.colours()
-    wide = max(len(row.check) for row in rows)
+    longest = max(len(row["check"]) for row in rows)
     for row in rows:
-        status = render.paint(row.status.ljust(7), _COLOURS[row.status], on=on)
-        app.print(f"{status}  {row.check.ljust(wide)}  {render.plain(row.detail)}")
-        if row.fix:
+        mark = render.paint(_MARKS[row["status"]], _COLOURS[row["status"]], on=on)
+        app.print(f"{mark} {row['check']:<{longest}}  {render.plain(row['detail'])}")
+        if row["fix"] and row["status"] != "ok":
             app.print(
-                f"{' ' * (wide + 11)}{render.paint('fix:', render.BOLD, on=on)} {render.plain(row.fix)}"
+                f"  {'':<{longest}}  {render.paint('→ ' + render.plain(row['fix']), render.BOLD, on=on)}"
             )
-    counts = [(sum(row.status == word for row in rows), word) for word in ("failure", "warning")]
-    told = [f"{count} {word}{'s' if count > 1 else ''}" for count, word in counts if count]
+    bad = [sum(row["status"] == status for row in rows) for status in ("failure", "warning")]
     app.print("")
-    app.print(", ".join(told) if told else "all is well")
+    app.print(f"{len(rows)} checks: {bad[0]} failures, {bad[1]} warnings" if any(bad) else "All is well.")

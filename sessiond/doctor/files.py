@@ -51,11 +51,11 @@ def _folder(check: str, machine: Machine, folder: Path, *, private: bool = False
         return failure(check, f"{place} is no folder", f"mv {quoted} {shlex.quote(f'{place}.aside')}")
     if place == folder and info.st_uid != machine.uid:
         text = f"{place} belongs to uid {info.st_uid}, not to {machine.user}"
-        return failure(check, text, f"sudo chown -R {machine.user} {quoted}")
+        return failure(check, text, machine.as_root(f"chown -R {machine.user} {quoted}"))
     try:
         _write(place, real=place == folder)
     except OSError as error:
-        return failure(check, f"{place} cannot be written: {error.strerror}", _mend(error, quoted))
+        return failure(check, f"{place} cannot be written: {error.strerror}", _mend(machine, error, quoted))
     return ok(check, f"{place} can be written" + ("" if place == folder else f" ({folder} is not there yet)"))
 
 
@@ -75,9 +75,9 @@ def _write(folder: Path, *, real: bool) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _mend(error: OSError, quoted: str) -> str:
+def _mend(machine: Machine, error: OSError, quoted: str) -> str:
     if error.errno == errno.EROFS:
-        return f'sudo mount -o remount,rw "$(findmnt -no TARGET --target {quoted})"'
+        return machine.as_root(f'mount -o remount,rw "$(findmnt -no TARGET --target {quoted})"')
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _room(quoted)
     return f"chmod u+rwx {quoted}" if error.errno == errno.EACCES else f"ls -ld {quoted}"
@@ -185,7 +185,7 @@ def database(machine: Machine) -> Iterator[CheckRow]:
     if not os.path.lexists(path):
         yield ok(check, f"there is none yet at {path}")
     else:
-        yield _database_fault(check, path, quoted) or ok(check, f"{path} is a database")
+        yield _database_fault(check, machine, path, quoted) or ok(check, f"{path} is a database")
     if aside := _kept_aside(path):
         names = ", ".join(one.name for one in aside)
         text = f"labels, annotations and marks were lost: a damaged database is kept aside: {names}"
@@ -197,14 +197,14 @@ def _kept_aside(path: Path) -> list[Path]:
     return sorted(one for one in found if not one.name.endswith(("-wal", "-shm")))
 
 
-def _database_fault(check: str, path: Path, quoted: str) -> CheckRow | None:
+def _database_fault(check: str, machine: Machine, path: Path, quoted: str) -> CheckRow | None:
     info = path.lstat()
     if not stat.S_ISREG(info.st_mode):
         return failure(check, f"{path} is no regular file", f"mv {quoted} {shlex.quote(f'{path}.aside')}")
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        fix = f"chmod 0600 {quoted}" if error.errno == errno.EACCES else _mend(error, quoted)
+        fix = f"chmod 0600 {quoted}" if error.errno == errno.EACCES else _mend(machine, error, quoted)
         return failure(check, f"{path} cannot be read and written: {error.strerror}", fix)
     try:
         head = os.read(descriptor, len(_SQLITE))

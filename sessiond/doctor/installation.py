@@ -6,11 +6,11 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import sessiond
-from sessiond.doctor.machine import Answer, Machine
+from sessiond.doctor.machine import Answer, Machine, Silence
 from sessiond.doctor.manager import needs_manager
 from sessiond.doctor.row import CheckRow, failure, ok, unknown, warning
 from sessiond.doctor.sockets import connect
@@ -89,7 +89,7 @@ def _source(name: str) -> str | None:
 
 def _enablement(check: str, machine: Machine, supervisor: dict[str, str]) -> CheckRow | None:
     path, state = supervisor["FragmentPath"], supervisor.get("UnitFileState", "")
-    if path.startswith("/run/"):
+    if Path(path).is_relative_to(machine.runtime):
         if machine.in_nest:
             return ok(check, f"installed for as long as the nest lives: {path}")
         text = f"installed until the user manager ends ({path}): no session starts at boot"
@@ -108,7 +108,7 @@ def launcher(machine: Machine) -> Iterator[CheckRow]:
     check = "launcher"
     started = _started_by_unit(machine)
     link = started or machine.paths.launcher
-    if started and started != machine.paths.launcher and not str(started).startswith(f"{machine.runtime}/"):
+    if started and started != machine.paths.launcher and not started.is_relative_to(machine.runtime):
         text = f"{SUPERVISOR_UNIT} starts {started}, not the launcher {machine.paths.launcher}"
         yield warning(check, text, INSTALL)
     if not os.path.lexists(link):
@@ -135,8 +135,8 @@ def _started_by_unit(machine: Machine) -> Path | None:
 
 
 def _version(check: str, link: Path, target: Path, answer: Answer) -> CheckRow:
-    if answer.unknown and "cannot be run" not in answer.unknown:
-        return unknown(check, answer.unknown, answer.command)
+    if answer.silence is Silence.HUNG:
+        return unknown(check, answer.said, answer.command)
     if not answer.good:
         text = f"{target} does not run, so no unit can start: {answer.said}"
         interpreter = _interpreter(target)
@@ -199,13 +199,13 @@ def socket(machine: Machine) -> Iterator[CheckRow]:
     except InvalidArgument as error:
         yield failure(check, error.message, f"export SESSIOND_RUNTIME_DIR={machine.usual_runtime}/sessiond")
         return
-    folder_fault = _fault(path.parent, machine.uid, stat.S_ISDIR, "folder", 0o700)
+    folder_fault = _fault(machine, path.parent, stat.S_ISDIR, "folder", 0o700)
     if folder_fault:
         yield failure(check, *folder_fault)
     if not os.path.lexists(path):
         yield failure(check, f"there is no socket at {path}", up)
         return
-    fault = _fault(path, machine.uid, stat.S_ISSOCK, "socket", 0o600)
+    fault = _fault(machine, path, stat.S_ISSOCK, "socket", 0o600)
     if fault:
         yield failure(check, *fault)
         return
@@ -218,17 +218,20 @@ def socket(machine: Machine) -> Iterator[CheckRow]:
         yield ok(check, f"{path} answers, and only {machine.user} can reach it")
 
 
-def _fault(path: Path, uid: int, kind: object, word: str, mode: int) -> tuple[str, str] | None:
+def _fault(
+    machine: Machine, path: Path, is_kind: Callable[[int], bool], word: str, mode: int
+) -> tuple[str, str] | None:
     """What is wrong with a file that must be ours alone, and what mends it; None where all is well."""
     quoted = shlex.quote(str(path))
+    away = f"mv {quoted} {shlex.quote(f'{path}.aside')}"
     try:
         info = path.lstat()
     except FileNotFoundError:
         return None
-    if not callable(kind) or not kind(info.st_mode):
-        return f"{path} is no {word}", f"rm -rf {quoted} && sessionctl up"
-    if info.st_uid != uid:
-        return f"{path} belongs to uid {info.st_uid}", f"sudo rm -rf {quoted} && sessionctl up"
+    if not is_kind(info.st_mode):
+        return f"{path} is no {word}", away
+    if info.st_uid != machine.uid:
+        return f"{path} belongs to uid {info.st_uid}, not to {machine.user}", machine.as_root(away)
     found = stat.S_IMODE(info.st_mode)
     if found != mode:
         return f"{path} has mode {found:04o}, not {mode:04o}", f"chmod {mode:04o} {quoted}"

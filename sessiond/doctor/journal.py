@@ -17,7 +17,7 @@ def journal_persistent(machine: Machine) -> Iterator[CheckRow]:
         yield row
         return
     volatile, persistent = _folders(machine)
-    if machine.in_nest:
+    if volatile and machine.in_nest:
         yield ok(check, "a nest's journal lasts as long as the nest")
     elif volatile:
         text = "the journal is kept in memory only: logs of sessions are lost at a reboot"
@@ -74,8 +74,8 @@ def journal_readable(machine: Machine) -> Iterator[CheckRow]:
     )
     volatile, persistent = _folders(machine)
     denied = "permission" in answer.err.lower()
-    if answer.unknown:
-        yield unknown(check, answer.unknown, answer.command)
+    if answer.silence:
+        yield unknown(check, answer.said, answer.command)
     elif answer.good and answer.out and not answer.out.startswith("-- No entries"):
         yield ok(check, f"lines of {machine.user} can be read")
     elif denied or (volatile and not _may_enter(machine)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from sessiond.doctor.machine import Machine
@@ -65,10 +65,22 @@ class _Timex(ctypes.Structure):
     ]
 
 
-def clock_synchronised(machine: Machine) -> Iterator[CheckRow]:
+def clock_error() -> float | None:
+    """How wrong the kernel reckons its clock may be, in seconds; None where it may not be asked."""
+    state = _Timex()
+    try:
+        answer = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(state))
+    except (OSError, AttributeError):
+        return None
+    return None if answer < 0 else state.maxerror / 1e6
+
+
+def clock_synchronised(
+    machine: Machine, ask_kernel: Callable[[], float | None] = clock_error
+) -> Iterator[CheckRow]:
     """Whether something keeps the clock right."""
     check = "clock_synchronised"
-    error = _clock_error()
+    error = ask_kernel()
     if error is None:
         # A sandbox may keep us from asking the kernel; timedated asks it for us.
         asked = machine.ask("timedatectl", "show", "--property=NTPSynchronized", "--value")
@@ -83,20 +95,20 @@ def clock_synchronised(machine: Machine) -> Iterator[CheckRow]:
         yield ok(check, "the clock is kept right")
 
 
-def _clock_error() -> float | None:
-    """How wrong the kernel reckons its clock may be, in seconds; None where it may not be asked."""
-    state = _Timex()
-    try:
-        answer = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(state))
-    except (OSError, AttributeError):
-        return None
-    return None if answer < 0 else state.maxerror / 1e6
-
-
 # ---- inotify --------------------------------------------------------------------------------
 
 
-def inotify(machine: Machine) -> Iterator[CheckRow]:
+def take_instance() -> int:
+    """0 where one more inotify instance can be had, or the errno."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = libc.inotify_init1(os.O_CLOEXEC)
+    if descriptor < 0:
+        return ctypes.get_errno()
+    os.close(descriptor)
+    return 0
+
+
+def inotify(machine: Machine, take_one: Callable[[], int] = take_instance) -> Iterator[CheckRow]:
     """Whether changes of workspaces can be watched for."""
     check = "inotify"
     folder = "/proc/sys/fs/inotify"
@@ -105,7 +117,7 @@ def inotify(machine: Machine) -> Iterator[CheckRow]:
     lines = "fs.inotify.max_user_instances=512\\nfs.inotify.max_user_watches=524288\\n"
     file = "/etc/sysctl.d/60-inotify.conf"
     fix = machine.as_root(f"printf '{lines}' > {file} && sysctl -p {file}")
-    number = _one_more()
+    number = take_one()
     if number == errno.EMFILE:
         text = f"all {instances} inotify instances of {machine.user} are in use: changes go unnoticed"
         yield failure(check, text, fix)
@@ -116,13 +128,3 @@ def inotify(machine: Machine) -> Iterator[CheckRow]:
         yield warning(check, text, fix)
     else:
         yield ok(check, f"{instances} inotify instances and {watches} watches for each user")
-
-
-def _one_more() -> int:
-    """0 where one more inotify instance can be had, or the errno."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = libc.inotify_init1(os.O_CLOEXEC)
-    if descriptor < 0:
-        return ctypes.get_errno()
-    os.close(descriptor)
-    return 0

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from functools import cached_property
 from pathlib import Path
 
@@ -23,26 +24,34 @@ _NOT_FOR_CHILDREN = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAME
 _NEST = "sessiond-nest"
 
 
+class Silence(Enum):
+    """Why a program said nothing."""
+
+    MISSING = auto()
+    BROKEN = auto()
+    HUNG = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a program said. ``unknown`` tells why it said nothing; it is empty where it ran to its end."""
+    """What a program said; ``silence`` where it did not run to its end, with ``err`` telling more."""
 
     command: str
     status: int = 0
     out: str = ""
     err: str = ""
-    unknown: str = ""
+    silence: Silence | None = None
 
     @property
     def good(self) -> bool:
         """It answered, and with exit status 0."""
-        return not self.unknown and self.status == 0
+        return self.silence is None and self.status == 0
 
     @property
     def said(self) -> str:
         """Its complaint on one line, or its exit status."""
         words = " ".join((self.err or self.out).split())
-        return self.unknown or words[:300] or f"`{self.command}` exited with {self.status}"
+        return words[:300] or f"`{self.command}` exited with {self.status}"
 
     def blocks(self) -> list[dict[str, str]]:
         """What `systemctl show` printed: properties by name, for each unit that was named."""
@@ -116,9 +125,9 @@ class Machine:
 
     @property
     def in_nest(self) -> bool:
-        """Whether PID 1 is a nest's."""
+        """Whether PID 1 is a nest's, which also says where its sockets belong."""
         try:
-            return self.read("/run/systemd/container") == _NEST
+            return self.read("/run/systemd/container") == _NEST and "SESSIOND_RUNTIME_DIR" in self.environ
         except OSError:
             return False
 
@@ -155,7 +164,7 @@ class Machine:
         command = shlex.join(words)
         program = shutil.which(words[0], path=self.environ.get("PATH") or os.defpath)
         if program is None:
-            return Answer(command, unknown=f"{words[0]} is not installed, or may not be executed")
+            return Answer(command, err=f"{words[0]} is not installed", silence=Silence.MISSING)
         seconds = self.deadline if deadline is None else deadline
         try:
             done = subprocess.run(
@@ -167,9 +176,11 @@ class Machine:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return Answer(command, unknown=f"`{command}` did not answer within {seconds:g} s")
+            text = f"`{command}` did not answer within {seconds:g} s"
+            return Answer(command, err=text, silence=Silence.HUNG)
         except OSError as error:
-            return Answer(command, unknown=f"{words[0]} cannot be run: {error.strerror}")
+            text = f"{words[0]} cannot be run: {error.strerror}"
+            return Answer(command, err=text, silence=Silence.BROKEN)
         return Answer(command, done.returncode, _text(done.stdout), _text(done.stderr))
 
     def _environment(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from sessiond.doctor.machine import Machine, bus_address
+from sessiond.doctor.machine import Machine, Silence, bus_address
 from sessiond.doctor.row import CheckRow, failure, ok, unknown, warning
 from sessiond.doctor.sockets import connect
 
@@ -34,7 +34,7 @@ def runtime_dir(machine: Machine) -> Iterator[CheckRow]:
         yield failure(check, f"{told}, and the user manager is not there but at {usual}", mend)
         return
     try:
-        info = folder.lstat()
+        info = folder.stat()
     except OSError as error:
         yield failure(check, f"{told}, and {folder}: {error.strerror}", machine.manager_remedy)
         return
@@ -63,11 +63,10 @@ def user_manager(machine: Machine) -> Iterator[CheckRow]:
     check, answer = "user_manager", machine.manager
     state = answer.properties().get("SystemState", "")
     if not answer.good:
-        hung = "did not answer" in answer.unknown
-        if hung:
-            yield unknown(check, answer.unknown, answer.command)
-        elif "installed" in answer.unknown:
-            yield failure(check, answer.unknown, machine.as_root("apt-get install systemd"))
+        if answer.silence is Silence.HUNG:
+            yield unknown(check, answer.said, answer.command)
+        elif answer.silence is Silence.MISSING:
+            yield failure(check, answer.said, machine.as_root("apt-get install systemd"))
         else:
             where = "" if machine.systemd_runs else " (PID 1 of this machine is not systemd)"
             text = f"no user manager of systemd answers{where}: {answer.said}"
@@ -111,7 +110,7 @@ def bus(machine: Machine) -> Iterator[CheckRow]:
     answer = machine.ask("busctl", *options, "get-property", *words, deadline=machine.deadline + 1)
     if answer.good:
         yield ok(check, f"{path} serves, with the user manager on it")
-    elif answer.unknown or "timed out" in answer.err.lower():
+    elif answer.silence or "timed out" in answer.err.lower():
         yield unknown(check, answer.said, answer.command)
     else:
         text = f"the user manager is not on the bus at {path}: {answer.said}"
