@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,8 @@ from sessiond.errors import InvalidArgument, Unreachable
 from sessiond.model.session import Metadata
 from sessiond.store.faults import from_sqlite
 from sessiond.store.opening import open_database
+
+log = logging.getLogger(__name__)
 
 # Seconds that a write waits for another process to let go of the database.
 BUSY_TIMEOUT = 5.0
@@ -44,6 +47,8 @@ class SqliteStore:
         Unsupported `database_newer`.
         """
         connection, note = await asyncio.to_thread(open_database, path, busy_timeout)
+        if note:
+            log.error("%s", note)
         return cls(path, connection, note)
 
     # ---- the port
