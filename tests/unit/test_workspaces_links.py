@@ -127,3 +127,15 @@ def test_a_state_folder_that_cannot_be_written(paths: Paths) -> None:
         print(links.read_all(paths)["0" * 32])
     """
     assert unprivileged.run(code) == "/two\n"
+
+
+def test_an_intent_is_settled_by_pointing_or_by_removing(paths: Paths, tmp_path: Path) -> None:
+    one, two = new_id(), new_id()
+    links.intend(paths, one, tmp_path / "one")
+    links.intend(paths, two, tmp_path / "two")
+    assert links.read_intents(paths) == {one: tmp_path / "one", two: tmp_path / "two"}
+    assert links.read_all(paths) == {}
+    links.point(paths, one, tmp_path / "one")
+    links.remove_session_state(paths, two)
+    assert links.read_intents(paths) == {}
+    assert links.read_all(paths) == {one: tmp_path / "one"}

@@ -217,3 +217,10 @@ def test_other_file_systems_are_not_entered_but_said(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "() [('mounted', 'path_other_device')]\n['one']\n"
+
+
+def test_identities_that_are_known_are_not_read_again(tmp_path: Path) -> None:
+    one, two = make(tmp_path / "one"), make(tmp_path / "two")
+    known = {one: identity_file.read(two)}
+    found = scan([tmp_path], depth=3, markers=(), known=known)
+    assert dict(found.workspaces) == {one: known[one], two: identity_file.read(two)}
