@@ -12,9 +12,10 @@ from asyncinotify import Inotify, Mask
 from sessiond.errors import Unreachable
 from sessiond.init.systemd.bus import Connection, bus_address, socket_path
 from sessiond.init.systemd.feed import Feed
+from sessiond.init.systemd.waking import Waking
 from sessiond.ports import Connected, Lost, UnitEvent
 
-_FIRST_DELAY, _LAST_DELAY = 0.1, 5.0
+_FIRST_DELAY, _LAST_DELAY = 0.1, 2.0
 
 
 class Link:
@@ -59,19 +60,23 @@ class Link:
 
     async def watch(self) -> AsyncGenerator[UnitEvent, None]:
         """Unit events for ever, over as many connections as it takes; ends when closed."""
-        delay = _FIRST_DELAY
+        delay, lost = _FIRST_DELAY, False
         while not self._closed:
             try:
                 connection = await self.connection()
-                async with contextlib.aclosing(Feed(connection).events()) as events:
-                    async for event in events:
-                        if isinstance(event, Connected):
-                            delay = _FIRST_DELAY
-                        yield event
+                with Waking(connection):
+                    async with contextlib.aclosing(Feed(connection).events()) as events:
+                        async for event in events:
+                            if isinstance(event, Connected):
+                                delay = _FIRST_DELAY
+                            lost = isinstance(event, Lost)
+                            yield event
             except Unreachable as error:
                 if self._closed:
                     return
-                yield Lost(error.message)
+                if not lost:
+                    lost = True
+                    yield Lost(error.message)
             await bus_returned(socket_path(self._where()), delay)
             delay = min(delay * 2, _LAST_DELAY)
 
