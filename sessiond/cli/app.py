@@ -49,6 +49,8 @@ class App:
     def print(self, text: str, *, file: TextIO | None = None) -> None:
         """Write a line; what the terminal's encoding cannot hold is escaped."""
         stream = sys.stdout if file is None else file
+        if stream is None:  # closed by who called; there is nobody to tell
+            return
         try:
             stream.write(text + "\n")
         except UnicodeEncodeError:
@@ -61,14 +63,19 @@ class App:
 
         self.print(json.dumps(value, indent=indent, ensure_ascii=True), file=file)
 
+    def flush(self) -> None:
+        """Send what was printed on its way."""
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
     def note(self, text: str) -> None:
         """Tell the person something that is not the result."""
-        sys.stdout.flush()
+        self.flush()
         self.print(text, file=sys.stderr)
 
     def warn(self, error: SessiondError) -> None:
         """Show a failure on stderr."""
-        sys.stdout.flush()
+        self.flush()
         error = self._with_remedy(error)
         if self.json:
             self.print_json(exits.as_object(error), indent=None, file=sys.stderr)

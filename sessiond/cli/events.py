@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -49,12 +48,12 @@ def events(
         request.after.CopyFrom(fetched.cursor)
     if not follow:
         return
-    sys.stdout.flush()
+    app.flush()
     for response in app.supervisor.stream(app.supervisor.events.WatchEvents, request):
         if response.HasField("event"):
             _show(app, response.event)
             # Whoever follows reads each as it comes, through a pipe too.
-            sys.stdout.flush()
+            app.flush()
 
 
 def _show(app: App, event: Any) -> None:

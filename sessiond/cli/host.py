@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from sessiond.errors import Conflict, SessiondError, Unreachable
@@ -28,19 +27,18 @@ class Host:
         self.socket = socket
         self.nest = nest
         self.manager = manager
+        self._outer: dict[int, int] = {}
 
     # ---- pids -------------------------------------------------------------------------------
-
-    @cached_property
-    def _outer(self) -> dict[int, int]:
-        from sessiond import nest
-
-        return nest.outer_pids(self.nest) if self.nest else {}
 
     def pid(self, inner: int) -> int | None:
         """A pid that the supervisor or its systemd told, as seen from here; None where it is not seen."""
         if self.nest is None:
             return inner
+        if inner not in self._outer:
+            from sessiond import nest
+
+            self._outer = nest.outer_pids(self.nest)
         return self._outer.get(inner)
 
     # ---- programs ---------------------------------------------------------------------------

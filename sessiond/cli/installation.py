@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ PLACEHOLDER = "@LAUNCHER@"
 PROGRAM = "sessiond"
 SERVING_SECONDS = 30.0
 
+_ENVIRONMENT = "environment.conf"
 _UNIT_NAME = re.compile(r"sessiond(@|-[\w-]+)?\.(service|slice|socket|target|timer)")
 _INSTANCE = re.compile(r"sessiond@[0-9a-f]{32}\.service")
 _LIMITS = re.compile(r"sessiond(-[0-9a-f]{32}(-agents)?\.slice|-session@[0-9a-f]{32}\.service)\.d")
@@ -83,9 +85,17 @@ def program() -> Path:
     )
 
 
-def escaped(path: Path) -> str:
-    """A path as a word of a unit file: specifiers doubled, quoted where it must be."""
-    text = str(path).replace("%", "%%")
+def write_environment(places: Places, variables: Mapping[str, str]) -> Path:
+    """Give the supervisor's unit variables of its own, in a drop-in beside it."""
+    path = places.units / f"{SUPERVISOR_UNIT}.d" / _ENVIRONMENT
+    words = [escaped(f"{key}={value}") for key, value in variables.items()]
+    _write(path, "[Service]\n" + "".join(f"Environment={word}\n" for word in words))
+    return path
+
+
+def escaped(word: Path | str) -> str:
+    """A word of a unit file: specifiers doubled, quoted where it must be."""
+    text = str(word).replace("%", "%%")
     if re.fullmatch(r"[\w/.%+=:,@-]+", text):
         return text
     quoted = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
@@ -128,6 +138,19 @@ def _write(path: Path, text: str) -> bool:
 def _draft(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def sessionctl(host: Host, *words: str) -> None:
+    """Run sessionctl where the user manager is, in its mounts; raises the SessiondError it ended with."""
+    done = host.run([sys.executable, "-m", "sessiond.cli.main", *words, "--json"], check=False)
+    if done.returncode == 0:
+        return
+    try:
+        told = json.loads(done.stderr.splitlines()[-1])["error"]
+    except (ValueError, KeyError, IndexError, TypeError):
+        said = (done.stderr or done.stdout).strip()
+        raise SessiondError("setup_failed", f"sessionctl {words[0]} failed: {said}") from None
+    raise SessiondError(told["code"], told["message"], hint=told["hint"], fields=told["fields"])
 
 
 # ---- the supervisor's unit ------------------------------------------------------------------
@@ -258,6 +281,11 @@ def remove_files(places: Places) -> list[Path]:
     """Take away units, their enablement, limits and the launcher; returns what was there."""
     removed = [one for one in _enablement(places.units) if _unlink(one)]
     removed += [one for one in sorted(places.units.glob("sessiond*")) if _ours(one) and _unlink(one)]
+    drop_in = places.units / f"{SUPERVISOR_UNIT}.d" / _ENVIRONMENT
+    if places.runtime and _unlink(drop_in):
+        removed.append(drop_in)
+        with suppress(OSError):
+            drop_in.parent.rmdir()
     for folder in (
         places.units.parent / "user.control",
         Path(runtime_base(os.environ), "systemd/user.control"),

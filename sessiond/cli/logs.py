@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import click
 
@@ -47,7 +46,7 @@ def logs(
     words += session_matches(_resolved(app, target)) if target else supervisor_matches()
     argv = app.host.argv(words)
     app.close()
-    sys.stdout.flush()
+    app.flush()
     try:
         os.execvpe(argv[0], argv, app.host.environment())  # noqa: S606 - words made here
     except FileNotFoundError as error:

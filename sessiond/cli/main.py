@@ -143,7 +143,7 @@ def _run(words: list[str], app: App) -> int:
         if app.debug:
             raise
         app.fail(_unforeseen(error))
-    sys.stdout.flush()
+    app.flush()
     return app.exit_code
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -88,13 +87,7 @@ def bring_supervisor_up(living: Nest) -> Any:
     except Unreachable as error:
         if error.code != "not_installed":
             raise
-    argv = [sys.executable, "-m", "sessiond.cli.main", "install", "--runtime"]
-    done = host.run(argv, check=False)
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().removeprefix("sessionctl: ")
-        raise SessiondError(
-            "nest_setup_failed", f"set-up in the nest failed: {said}", hint="sessionctl nest down"
-        )
+    installation.sessionctl(host, "install", "--runtime")
     return installation.wait_serving(host_of(living))
 
 
@@ -193,5 +186,5 @@ def exec_(app: App, root: bool, words: tuple[str, ...]) -> None:
         raise NotFound("nest_missing", "no nest is up", hint="sessionctl nest up")
     argv = library.exec_argv(living, list(words), root=root)
     app.close()
-    sys.stdout.flush()
+    app.flush()
     os.execvp(argv[0], argv)  # noqa: S606 - the nest's own command line, words as they were given

@@ -15,7 +15,7 @@ from sessiond.cli.app import App
 from sessiond.cli.exits import UsageFault
 from sessiond.cli.host import SUPERVISOR_UNIT, Host
 from sessiond.cli.installation import Linger, Places
-from sessiond.cli.verb import interactive, verb
+from sessiond.cli.verb import interactive, pair, verb
 from sessiond.errors import Unreachable
 from sessiond.paths import Paths
 
@@ -31,7 +31,8 @@ sessionctl install --runtime     # until the next boot, nothing in your home
     "--runtime", is_flag=True, help="Only until the user manager ends: units in its runtime folder."
 )
 @click.option("--no-linger", is_flag=True, help="Leave linger as it is.")
-def install(app: App, runtime: bool, no_linger: bool) -> None:
+@click.option("--environment", multiple=True, hidden=True, help="Of the supervisor, with --runtime.")
+def install(app: App, runtime: bool, no_linger: bool, environment: tuple[str, ...]) -> None:
     """Write and enable the units and the launcher, start the supervisor, turn on linger.
 
     For this user, and for the interpreter that sessionctl runs from. Run it again after an upgrade.
@@ -40,6 +41,8 @@ def install(app: App, runtime: bool, no_linger: bool) -> None:
     host.need_manager()
     places = Places.of_user(runtime=runtime)
     changed = installation.write_files(places)
+    if runtime and environment:
+        changed.append(installation.write_environment(places, dict(pair(word) for word in environment)))
     if changed:
         host.systemctl("daemon-reload")
     if not runtime:
@@ -114,9 +117,13 @@ sessionctl uninstall --yes
 )
 @click.option("--keep-data", is_flag=True, help="Keep labels, annotations, marks and sessions' own state.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def uninstall(app: App, keep_data: bool, yes: bool) -> None:
+@click.option("--runtime", is_flag=True, help="Only what `install --runtime` wrote; nothing is stopped.")
+def uninstall(app: App, keep_data: bool, yes: bool, runtime: bool) -> None:
     """Stop all sessions and take sessiond away. Workspaces, and identities in them, stay."""
     host, paths, places = app.host, Paths.from_environment(), Places.of_user()
+    if runtime:
+        _remove_runtime(app)
+        return
     reachable = host.manager or host.nest is not None
     if not yes:
         _ask(app, installation.live_sessions(host) if reachable else [])
@@ -144,8 +151,21 @@ def uninstall(app: App, keep_data: bool, yes: bool) -> None:
         app.print("nothing was installed")
     for one in kept:
         app.print(f"kept {render.plain(str(one))}")
-    if reachable and installation.lingers(host):
+    if host.nest is not None:
+        app.print("the nest is still up; end it with: sessionctl nest down")
+    elif reachable and installation.lingers(host):
         app.print("linger is still on; turn it off with: loginctl disable-linger")
+
+
+def _remove_runtime(app: App) -> None:
+    app.host.need_manager()
+    removed = installation.remove_files(Places.of_user(runtime=True))
+    app.host.systemctl("daemon-reload")
+    if app.json:
+        app.print_json({"removed": [str(one) for one in removed], "kept": []})
+        return
+    for one in removed:
+        app.print(f"removed {render.plain(str(one))}")
 
 
 def _ask(app: App, live: list[str]) -> None:

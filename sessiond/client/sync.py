@@ -116,9 +116,9 @@ class Supervisor:
         except grpc.RpcError as error:
             return self._told(error)
 
-    def stream(self, method: Any, request: Any) -> Iterator[Any]:
-        """The responses of a streaming call, without a deadline; closing the iterator ends the call."""
-        call = method(request)
+    def stream(self, method: Any, request: Any, *, timeout: float | None = None) -> Iterator[Any]:
+        """The responses of a streaming call, for ever by default; closing the iterator ends the call."""
+        call = method(request, timeout=timeout)
         try:
             yield from call
         except grpc.RpcError as error:

@@ -246,6 +246,7 @@ def _ask_to_end(record: Record, timeout: float) -> None:
         init = os.pidfd_open(record.pid)
         try:
             if record.alive:
+                _end_entered(record)
                 # SIGRTMIN+4 is systemd's "power off"; in a container its PID 1 then exits.
                 signal.pidfd_send_signal(init, signal.SIGRTMIN + 4)
                 poll = select.poll()
@@ -253,6 +254,24 @@ def _ask_to_end(record: Record, timeout: float) -> None:
                 poll.poll(timeout * 1000)
         finally:
             os.close(init)
+
+
+def _end_entered(record: Record) -> None:
+    """Kill what was run inside from out here: no child of PID 1, which would wait in vain to be told of
+    its end. Those who wait for it out here are left to; without them it would stay as a zombie inside."""
+    inside = _pid_namespace(record.pid)
+    for pid in cgroups.pids(Path(record.cgroup) / layout.EXEC_CGROUP):
+        with contextlib.suppress(ProcessLookupError):
+            if inside and _pid_namespace(pid) == inside:
+                os.kill(pid, signal.SIGKILL)
+
+
+def _pid_namespace(pid: int) -> str:
+    """Identity of a process's PID namespace; empty when it is gone."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return ""
 
 
 def power_cut(nest: Nest) -> None:
