@@ -17,7 +17,7 @@ only the composition roots (``supervisor.main`` with its ``parts``, ``daemon.mai
 ``workspaces`` identity files in workspaces, scans and watches of their folders
 ``ports``      what the product asks of an init system and of a store
 ``model``      what a session and an event is; the one state table
-``errors``     the root error; ``config``: settings; ``paths``, ``log``, ``aio``
+``errors``     the root error; ``config``: settings; ``paths``, ``log``, ``aio``, ``process``
 =============  =================================================================
 """
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from sessiond import process
 
 
-def main() -> int:
-    """Run the process that argv names; each imports only what it needs."""
-    argv = sys.argv[1:]
+def main() -> NoReturn:
+    """Run the process that argv names, and leave with its status."""
+    process.begin()
+    process.leave(_run(sys.argv[1:]))
+
+
+def _run(argv: Sequence[str]) -> int:
+    """Each process imports only what it needs."""
     if argv and argv[0] == "session":
         from sessiond.daemon.main import main as session_main
 
@@ -22,4 +31,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

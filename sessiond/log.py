@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -34,7 +33,11 @@ def fields(**values: object) -> str:
 
 
 def _value(text: str) -> str:
-    return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    if _BARE.fullmatch(text):
+        return text
+    import json  # Late: daemons seldom log a value that needs it.
+
+    return json.dumps(text, ensure_ascii=False)
 
 
 def one_line(text: str) -> str:

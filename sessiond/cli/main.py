@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
+from sessiond import process
 from sessiond.cli import exits
 from sessiond.cli.app import App
 from sessiond.cli.verb import SETTINGS, common_options
@@ -102,9 +104,14 @@ def cli() -> None:
     """
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> NoReturn:
+    """Run this process's command line, and leave with its exit code."""
+    process.begin()
+    process.leave(run(sys.argv[1:]))
+
+
+def run(words: list[str]) -> int:
     """Run one command line and return its exit code; nothing but the code leaves as a surprise."""
-    words = sys.argv[1:] if argv is None else argv
     if "_SESSIONCTL_COMPLETE" in os.environ:
         from sessiond.cli.completion import answer
 
@@ -177,4 +184,4 @@ def _end_by_pipe() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from sessiond import process
 from sessiond.aio import ServiceManager, Termination
 from sessiond.errors import SessiondError
 from sessiond.log import setup as setup_log
@@ -80,6 +81,7 @@ async def _run(options: Options) -> int:
         await server.start()
         await set_serving(health, [_SERVICE])
         watchdog = asyncio.create_task(manager.watchdog(), name="watchdog")
+        process.settle()
         manager.ready(f"Serving {options.socket}")
         try:
             received = await termination.wait()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import uuid
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -42,6 +41,8 @@ class Identity:
 
 def new_id() -> str:
     """A fresh session id: 32 hexadecimal digits, random."""
+    import uuid  # Late: it loads more than the rest of this module, and few who check an id make one.
+
     return uuid.uuid4().hex
 
 

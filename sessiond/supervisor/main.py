@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import sessiond
-from sessiond import config
+from sessiond import config, process
 from sessiond.aio import ServiceManager, Termination
 from sessiond.errors import SessiondError
 from sessiond.log import setup as setup_log
@@ -63,6 +63,7 @@ async def _run(paths: Paths, settings: config.Settings) -> int:
             owned += [tasks.create_task(_for_ever(name, job), name=name) for name, job in parts.jobs()]
             await parts.server.start()
             await parts.set_serving()
+            process.settle()
             manager.ready(f"Serving {len(parts.registry.entries)} sessions at {paths.socket}")
             log.info("serving %d sessions at %s", len(parts.registry.entries), paths.socket)
             received = await termination.wait()
