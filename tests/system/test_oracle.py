@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from typing import Any
 
 import pytest
 
-from tests.system.product import Product, agents_slice, daemon_unit, session_slice, starter_unit
+from tests.system.product import STATE, Product, agents_slice, daemon_unit, session_slice, starter_unit
 
 _MISSING = [name for name in ("gi", "pydbus") if importlib.util.find_spec(name) is None]
 
@@ -38,8 +39,8 @@ def unit(name):
         raise
     return bus.get("org.freedesktop.systemd1", path)
 
-def properties(name, interface, names):
-    found = unit(name)
+def properties(name, interface, names, load=False):
+    found = bus.get("org.freedesktop.systemd1", manager.LoadUnit(name)) if load else unit(name)
     return found and {one: getattr(found["org.freedesktop.systemd1." + interface], one) for one in names}
 
 answer = {
@@ -49,7 +50,9 @@ answer = {
         ["MainPID", "NRestarts", "Result", "Slice", "Type", "Restart", "RestartUSec", "WatchdogUSec",
          "KillMode", "OOMPolicy", "FileDescriptorStoreMax", "WorkingDirectory", "NotifyAccess"],
     ),
-    "limits": properties(agents, "Slice", ["MemoryMax", "TasksMax", "CPUQuotaPerSecUSec", "CPUWeight"]),
+    "limits": properties(
+        agents, "Slice", ["MemoryMax", "TasksMax", "CPUQuotaPerSecUSec", "CPUWeight"], load=True,
+    ),
     "slice": properties(session_slice, "Unit", ["ActiveState"]),
 }
 try:
@@ -140,8 +143,10 @@ def test_it_agrees_on_how_daemons_are_registered(product: Product) -> None:
         "OOMPolicy": "continue",
         "NotifyAccess": "main",
         "Slice": made["slice"],
-        "WorkingDirectory": made["path"],
+        # A link that follows the workspace, and that may lead nowhere.
+        "WorkingDirectory": f"!{STATE}/sessions/{made['id']}/workspace",
     }
+    assert os.readlink(product.host.path(f"/proc/{service['MainPID']}/cwd")) == made["path"]
     assert service["WatchdogUSec"] >= 60_000_000, "starved is not dead"
     assert service["FileDescriptorStoreMax"] > 0
 
