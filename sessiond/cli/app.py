@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sessiond.cli import exits
@@ -37,7 +36,7 @@ class App:
         """The client; nothing is sent before the first call."""
         from sessiond.client.sync import Supervisor
 
-        return Supervisor(Path(self.host.socket))
+        return Supervisor(self.host.socket)
 
     def close(self) -> None:
         """Close what was opened."""
@@ -120,6 +119,22 @@ class App:
         for one in outcomes:
             if isinstance(one, SessiondError):
                 self.fail(one)
+
+    def each_session(
+        self,
+        name: str,
+        words: Iterable[str],
+        line: Callable[[dict[str, Any]], str],
+        *,
+        timeout: float | None = None,
+        **fields: Any,
+    ) -> None:
+        """Call `<name>Session` with these fields for every session named, each once."""
+        from sessiond.rpc._generated.v1 import sessions_pb2 as pb
+
+        make_request = getattr(pb, f"{name}SessionRequest")
+        requests = [make_request(session=word, **fields) for word in dict.fromkeys(words)]
+        self.each(getattr(self.supervisor.sessions, f"{name}Session"), requests, line, timeout=timeout)
 
     def show_changed(self, sessions: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str]) -> None:
         """The sessions that a verb changed: an array, or one line each."""

@@ -15,15 +15,6 @@ from sessiond.cli.verb import interactive, pair, target, targets, verb
 from sessiond.errors import SessiondError
 
 
-def _each(app: App, name: str, words: tuple[str, ...], line: Callable[[dict[str, Any]], str]) -> None:
-    """Call `<name>Session` for every session named, all at once."""
-    from sessiond.rpc._generated.v1 import sessions_pb2 as pb
-
-    make_request = getattr(pb, f"{name}SessionRequest")
-    requests = [make_request(session=word) for word in dict.fromkeys(words)]
-    app.each(getattr(app.supervisor.sessions, f"{name}Session"), requests, line)
-
-
 def _said(text: str) -> Callable[[dict[str, Any]], str]:
     return lambda session: f"{render.plain(session['name'])}: {text}"
 
@@ -32,28 +23,28 @@ def _said(text: str) -> Callable[[dict[str, Any]], str]:
 @targets()
 def enable(app: App, targets: tuple[str, ...]) -> None:
     """Start sessions at boot; does not start them now."""
-    _each(app, "Enable", targets, _said("starts at boot"))
+    app.each_session("Enable", targets, _said("starts at boot"))
 
 
 @verb("disable", examples="sessionctl disable shop")
 @targets()
 def disable(app: App, targets: tuple[str, ...]) -> None:
     """No longer start sessions at boot; does not stop them."""
-    _each(app, "Disable", targets, _said("does not start at boot"))
+    app.each_session("Disable", targets, _said("does not start at boot"))
 
 
 @verb("archive", examples="sessionctl archive shop")
 @targets()
 def archive(app: App, targets: tuple[str, ...]) -> None:
     """Set stopped sessions aside: `list` leaves them out."""
-    _each(app, "Archive", targets, _said("archived"))
+    app.each_session("Archive", targets, _said("archived"))
 
 
 @verb("unarchive", examples="sessionctl unarchive shop")
 @targets()
 def unarchive(app: App, targets: tuple[str, ...]) -> None:
     """Take sessions back that were set aside."""
-    _each(app, "Unarchive", targets, _said("no longer archived"))
+    app.each_session("Unarchive", targets, _said("no longer archived"))
 
 
 @verb(

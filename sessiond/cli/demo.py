@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sessiond import __version__
 from sessiond.cli import exits, render
@@ -18,6 +18,9 @@ from sessiond.cli.host import SUPERVISOR_UNIT, Host
 from sessiond.cli.journal import session_matches
 from sessiond.cli.verb import verb
 from sessiond.errors import SessiondError, TimedOut
+
+if TYPE_CHECKING:
+    from sessiond.cli.stage import Stage
 
 PATIENCE = 30.0
 JOURNAL_PATIENCE = 5.0
@@ -40,11 +43,15 @@ def demo(app: App) -> None:
     play = Play(app)
     started = time.monotonic()
     with ExitStack() as stack:
-        _run(play, app, stack)
+        left = _run(play, app, stack)
+    with play.scene("All is cleaned up"):
+        found = left()
+        play.claim("nothing of it is left: no folder, no unit, no process", not found, "; ".join(found))
     play.outcome(time.monotonic() - started)
 
 
-def _run(play: Play, app: App, stack: ExitStack) -> None:
+def _run(play: Play, app: App, stack: ExitStack) -> Callable[[], list[str]]:
+    """Play; returns what tells, once the stack is taken down, what it left behind."""
     from sessiond.cli.stage import set_up, temporary_folder
     from sessiond.client.sync import Supervisor
 
@@ -65,6 +72,21 @@ def _run(play: Play, app: App, stack: ExitStack) -> None:
     acts.kill(sessions[0], sessions[1])
     acts.journal(sessions[0])
     acts.stop(sessions)
+    return lambda: _left(stage, folder, [one.id for one in sessions])
+
+
+def _left(stage: Stage, folder: Path, sessions: list[str]) -> list[str]:
+    """What the demo left behind: each should be gone."""
+    left = [str(folder)] if folder.exists() else []
+    if stage.own_nest:
+        return [*left, *(["its nest"] if stage.host.nest and stage.host.nest.alive else [])]
+    shown = stage.host.systemctl(
+        "list-units", "--all", "--plain", "--no-legend", "--full", "sessiond*"
+    ).stdout
+    units = [line.split()[0] for line in shown.splitlines() if any(one in line for one in sessions)]
+    if not stage.borrowed and SUPERVISOR_UNIT in shown:
+        units.append(SUPERVISOR_UNIT)
+    return left + units
 
 
 # ---- what is shown --------------------------------------------------------------------------
@@ -134,7 +156,7 @@ class Play:
                 render.paint(f"{failed} of {len(self._claims)} claims did not hold.", render.RED, on=self._on)
             )
             return
-        told = f"All {len(self._claims)} claims held, in {seconds:.1f} s; everything is cleaned up."
+        told = f"All {len(self._claims)} claims held, in {seconds:.1f} s."
         self._print(render.paint(told, render.GREEN, on=self._on))
 
 
@@ -291,8 +313,12 @@ def _recovery(shown: dict[str, str]) -> float | None:
 
 
 def _shortened(listed: str) -> str:
-    """list-units with ids cut, so that a line fits a terminal."""
-    return re.sub(r"([0-9a-f]{8})[0-9a-f]{24}", r"\1…", listed)
+    """list-units with ids cut and columns joined again, so that a line fits a terminal."""
+    rows = [line.split(None, 4) for line in re.sub(r"([0-9a-f]{8})[0-9a-f]{24}", r"\1…", listed).splitlines()]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)] if rows else []
+    return "\n".join(
+        " ".join([*(cell.ljust(widths[i]) for i, cell in enumerate(row[:4])), *row[4:]]) for row in rows
+    )
 
 
 def _journal_until(host: Host, matches: list[str], wanted: tuple[str, ...]) -> list[str]:

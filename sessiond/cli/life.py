@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -23,14 +22,11 @@ def state_line(session: dict[str, Any]) -> str:
     return f"{render.plain(session['name'])}: {render.state_text(session['state'], on=on)}{pid}"
 
 
-def _each(app: App, method: str, make: Callable[[Any], Any], words: tuple[str, ...]) -> None:
-    """Call a method of the sessions service for every session named, all at once."""
+def _each(app: App, name: str, words: tuple[str, ...], **fields: Any) -> None:
+    """Call `<name>Session` for every session named, and show the states they are in then."""
     from sessiond.client.sync import JOB_TIMEOUT
-    from sessiond.rpc._generated.v1 import sessions_pb2 as pb
 
-    make_request = make(pb)
-    requests = [make_request(word) for word in dict.fromkeys(words)]
-    app.each(getattr(app.supervisor.sessions, method), requests, state_line, timeout=JOB_TIMEOUT)
+    app.each_session(name, words, state_line, timeout=JOB_TIMEOUT, **fields)
 
 
 @verb(
@@ -45,9 +41,7 @@ sessionctl start shop --no-wait
 @NO_WAIT
 def start(app: App, targets: tuple[str, ...], no_wait: bool) -> None:
     """Start sessions; those that run are left alone."""
-    _each(
-        app, "StartSession", lambda pb: lambda s: pb.StartSessionRequest(session=s, no_wait=no_wait), targets
-    )
+    _each(app, "Start", targets, no_wait=no_wait)
 
 
 @verb(
@@ -61,7 +55,7 @@ sessionctl stop shop blog --no-wait
 @NO_WAIT
 def stop(app: App, targets: tuple[str, ...], no_wait: bool) -> None:
     """Stop sessions with all that runs in them."""
-    _each(app, "StopSession", lambda pb: lambda s: pb.StopSessionRequest(session=s, no_wait=no_wait), targets)
+    _each(app, "Stop", targets, no_wait=no_wait)
 
 
 @verb(
@@ -74,12 +68,7 @@ sessionctl restart shop
 @NO_WAIT
 def restart(app: App, targets: tuple[str, ...], no_wait: bool) -> None:
     """Restart the daemons of sessions; what runs in them goes on."""
-    _each(
-        app,
-        "RestartSession",
-        lambda pb: lambda s: pb.RestartSessionRequest(session=s, no_wait=no_wait),
-        targets,
-    )
+    _each(app, "Restart", targets, no_wait=no_wait)
 
 
 @verb(
@@ -93,7 +82,10 @@ sessionctl kill shop --signal TERM
 @click.option("-s", "--signal", default="", metavar="SIGNAL", help="Name or number; by default SIGKILL.")
 def kill(app: App, targets: tuple[str, ...], signal: str) -> None:
     """Send a signal to the daemons of sessions; the init system has them back."""
-    _each(app, "KillSession", lambda pb: lambda s: pb.KillSessionRequest(session=s, signal=signal), targets)
+    sent = signal.upper() or "SIGKILL"
+    app.each_session(
+        "Kill", targets, lambda one: f"{render.plain(one['name'])}: {render.plain(sent)} sent", signal=signal
+    )
 
 
 @verb(
@@ -133,7 +125,7 @@ sessionctl end shop
 @targets()
 def end(app: App, targets: tuple[str, ...]) -> None:
     """Stop sessions and set them aside; `unarchive` takes them back."""
-    _each(app, "EndSession", lambda pb: lambda s: pb.EndSessionRequest(session=s), targets)
+    _each(app, "End", targets)
 
 
 @verb(

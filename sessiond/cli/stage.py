@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sessiond.cli import installation
-from sessiond.cli.host import SUPERVISOR_UNIT, Host, installed
+from sessiond.cli.host import SUPERVISOR_UNIT, Host
 from sessiond.errors import SessiondError
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A supervisor to play on. ``borrowed`` is one that was there and stays; ``where`` says it in words."""
+    """A supervisor to play on. ``borrowed`` is one that was installed and stays; ``where`` is told."""
 
     host: Host
     where: str
     borrowed: bool
+    own_nest: bool = False
 
 
 def set_up(
@@ -40,7 +41,7 @@ def set_up(
     state = host.properties(SUPERVISOR_UNIT, "LoadState", "ActiveState")
     if state.get("ActiveState") == "active":
         return Stage(host, where, borrowed=True)
-    if state.get("LoadState") == "loaded" and installed():
+    if state.get("LoadState") == "loaded":
         # Installed and down, as the user left it.
         installation.start_unit(host)
         stack.callback(_reported, note, lambda: installation.stop_unit(host))
@@ -48,7 +49,7 @@ def set_up(
     if not own:
         stack.callback(_reported, note, lambda: _take_away(host))
     _install(host, folder)
-    return Stage(host, where, borrowed=False)
+    return Stage(host, where, borrowed=False, own_nest=own)
 
 
 def _own_nest(stack: ExitStack) -> Host:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 # Read once, when gRPC is loaded: its own log lines are not for the users of a command.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -17,6 +16,10 @@ import grpc
 
 from sessiond.errors import SessiondError, TimedOut, Unreachable
 from sessiond.rpc.status import from_rpc_error
+
+if TYPE_CHECKING:
+    # Every sessionctl pays for what is imported here.
+    from os import PathLike
 
 TIMEOUT: Final = 60.0
 # Longer than any job of the init system is given, so that its own verdict arrives.
@@ -34,9 +37,9 @@ _OPTIONS = (
 class Supervisor:
     """The supervisor behind a socket: its services, called with deadlines, failing as SessiondError."""
 
-    def __init__(self, socket: Path, *, timeout: float = TIMEOUT) -> None:
+    def __init__(self, socket: str | PathLike[str], *, timeout: float = TIMEOUT) -> None:
         """``timeout`` is the deadline in seconds of calls that name none."""
-        self.socket = socket
+        self.socket = os.fspath(socket)
         self._timeout = timeout
         self._opened: grpc.Channel | None = None
 
@@ -138,17 +141,17 @@ class Supervisor:
                 "call_timeout",
                 "the supervisor took the call and did not answer in time",
                 hint="sessionctl doctor",
-                fields={"socket": str(self.socket)},
+                fields={"socket": self.socket},
             )
         return told
 
 
-def unreachable(socket: Path, reason: str) -> Unreachable:
+def unreachable(socket: str, reason: str) -> Unreachable:
     """The error of a supervisor that does not answer on its socket."""
-    return Unreachable("supervisor_unreachable", reason, hint="sessionctl up", fields={"socket": str(socket)})
+    return Unreachable("supervisor_unreachable", reason, hint="sessionctl up", fields={"socket": socket})
 
 
-def _check_present(socket: Path) -> None:
+def _check_present(socket: str) -> None:
     """Raise Unreachable where there can be nobody, without the cost and the wording of gRPC's attempt."""
     try:
         os.stat(socket)
@@ -159,9 +162,8 @@ def _check_present(socket: Path) -> None:
         raise unreachable(socket, reason) from error
 
 
-def _target(socket: Path) -> str:
+def _target(text: str) -> str:
     """gRPC's address of a socket, which it reads as a URI."""
-    text = str(socket)
     if (
         not text.replace("/", "").replace("-", "").replace("_", "").replace(".", "").isalnum()
         or not text.isascii()
