@@ -6,8 +6,11 @@ answers RunDoctor with it from a thread, `sessionctl doctor` calls it directly.
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from sessiond.config import Settings
@@ -51,6 +54,7 @@ CHECKS: dict[str, Check] = {
 }
 # Most of a check is waiting for a program; together they take as long as the slowest.
 _AT_ONCE = 8
+_FOR_SYSTEMD = re.compile(r"\b(systemctl|journalctl|loginctl|busctl)\b")
 
 
 def checks(
@@ -69,7 +73,18 @@ def examine(machine: Machine) -> list[CheckRow]:
     _ = machine.manager  # asked once, before threads would each ask
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="doctor") as pool:
         found = pool.map(lambda name: _looked(name, CHECKS[name], machine), CHECKS)
-        return [row for rows in found for row in rows]
+        rows = [row for rows in found for row in rows]
+    return [replace(row, fix=_from_outside(row.fix)) for row in rows] if machine.in_nest else rows
+
+
+def _from_outside(fix: str) -> str:
+    """A command for a nest's systemd as it is given outside of the nest, where people are."""
+    if not _FOR_SYSTEMD.search(fix):
+        return fix
+    enter = "sessionctl nest exec" + (" --root" if fix.startswith("sudo ") else "")
+    command = fix.removeprefix("sudo ")
+    simple = not any(sign in command for sign in "|&;>")
+    return f"{enter} -- {command if simple else f'sh -c {shlex.quote(command)}'}"
 
 
 def _looked(name: str, check: Check, machine: Machine) -> list[CheckRow]:

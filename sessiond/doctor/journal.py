@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from sessiond.doctor.machine import Machine
 from sessiond.doctor.manager import needs_systemd
@@ -16,7 +17,7 @@ def journal_persistent(machine: Machine) -> Iterator[CheckRow]:
     if row := needs_systemd(machine, check):
         yield row
         return
-    volatile, persistent = _folders(machine)
+    volatile, persistent = _kept(machine)
     if volatile and machine.in_nest:
         yield ok(check, "a nest's journal lasts as long as the nest")
     elif volatile:
@@ -28,19 +29,29 @@ def journal_persistent(machine: Machine) -> Iterator[CheckRow]:
         yield failure(check, "nothing that is logged is stored anywhere", _persist(machine))
 
 
-def _folders(machine: Machine) -> tuple[bool, bool]:
-    """Whether this machine's journal is in memory, and whether there is one on disk.
+def _kept(machine: Machine) -> tuple[bool, bool]:
+    """Whether what is logged now goes to memory, and whether it goes to disk.
 
-    The one in memory is removed when it has been flushed to disk. Their folders are looked at, since
-    this user may not see into them.
+    Told from the places themselves, since this user may not see into the one in memory: that is
+    removed when it was flushed to disk, or left behind and older than what is written on disk.
     """
     try:
         name = machine.read("/etc/machine-id")
-    except OSError:
-        return False, False
-    return tuple(  # type: ignore[return-value]
-        bool(name) and machine.system(f"{place}/log/journal/{name}").is_dir() for place in ("/run", "/var")
-    )
+    except FileNotFoundError:
+        name = ""
+    memory = _written(machine.system(f"/run/log/journal/{name}")) if name else 0.0
+    disk = _written(machine.system(f"/var/log/journal/{name}")) if name else 0.0
+    written = _written(machine.system(f"/var/log/journal/{name}/system.journal")) if name else 0.0
+    volatile = memory > written
+    return volatile, bool(disk) and not volatile
+
+
+def _written(path: Path) -> float:
+    """When a file was last written, in seconds since 1970; 0 where there is none."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _persist(machine: Machine) -> str:
@@ -72,7 +83,7 @@ def journal_readable(machine: Machine) -> Iterator[CheckRow]:
         f"_BOOT_ID={boot}",
         f"_UID={machine.uid}",
     )
-    volatile, persistent = _folders(machine)
+    volatile, persistent = _kept(machine)
     denied = "permission" in answer.err.lower()
     if answer.silence:
         yield unknown(check, answer.said, answer.command)

@@ -19,6 +19,8 @@ from sessiond.paths import Paths
 from tests.unit import test_doctor_files, test_doctor_installation, test_doctor_manager
 from tests.unit.doctor_case import (
     ASKS_MANAGER,
+    ASKS_RUNNING,
+    MACHINE_ID,
     MODULES,
     SPEAKERS,
     Made,
@@ -71,9 +73,24 @@ def test_a_nest_is_well_although_nothing_outlives_it() -> None:
         made.environ["SESSIOND_RUNTIME_DIR"] = str(made.paths.runtime)
         test_doctor_manager.volatile(made)
         test_doctor_installation.runtime_units(made)
-        found = made.rows("journal_persistent", "units")
+        made.programs.answer("systemctl", ASKS_RUNNING, made.running(ActiveState="failed"))
+        made.paths.database.chmod(0o644)
+        rows = {one.check: one for one in made.rows()}
+        found = [rows["journal_persistent"], rows["units"]]
         assert [one.status for one in found] == [Status.OK, Status.OK], found
         assert "as long as the nest" in found[0].detail
+        # What mends a nest's systemd is given as one gives it from outside.
+        assert rows["supervisor"].fix.startswith("sessionctl nest exec -- journalctl --user-unit=")
+        assert rows["database"].fix.startswith("chmod 0600 /")
+
+
+def test_a_journal_that_was_flushed_is_kept_although_its_place_in_memory_is_left() -> None:
+    with made_machine() as made:
+        test_doctor_manager.volatile(made)
+        later = time.time() + 5
+        os.utime(made.write(f"var/log/journal/{MACHINE_ID}/system.journal"), (later, later))
+        [found] = made.rows("journal_persistent")
+        assert found.status is Status.OK
 
 
 def test_looking_leaves_nothing_behind() -> None:
