@@ -97,9 +97,11 @@ class SystemdHarness:
 
     async def systemctl(self, *words: str) -> str:
         """Run systemctl as the user."""
+        return await self.run("systemctl", "--user", *words)
+
+    async def run(self, *words: str) -> str:
+        """Run a command in the user's login environment; returns what it printed."""
         process = await asyncio.create_subprocess_exec(
-            "systemctl",
-            "--user",
             *words,
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "XDG_RUNTIME_DIR": f"/run/user/{os.getuid()}"},

@@ -11,6 +11,7 @@ from sessiond.init.systemd import enablement, limits
 from sessiond.init.systemd.bus import Connection
 from sessiond.init.systemd.jobs import look, run_job
 from sessiond.init.systemd.journal import last_log
+from sessiond.init.systemd.machine import controllers
 from sessiond.init.systemd.starting import MARGIN, raise_start_failure, reset_failed, start_daemon
 from sessiond.init.systemd.watch import Link
 from sessiond.model.unit import SUPERVISOR_UNIT, agents_slice, daemon_unit, session_slice
@@ -183,7 +184,7 @@ class SystemdInit:
     async def info(self) -> InitInfo:
         """See the port."""
         connection = await self._link.connection()
-        version, usable = await asyncio.gather(connection.version(), limits.controllers(connection))
+        version, usable = await asyncio.gather(connection.version(), controllers(connection))
         return InitInfo("systemd", version, usable)
 
     async def stop_supervisor(self) -> None:

@@ -13,6 +13,8 @@ from dbus_fast import Message, MessageType
 from sessiond.init.systemd import status
 from sessiond.init.systemd.bus import DEADLINE, Connection
 from sessiond.init.systemd.faults import late
+from sessiond.init.systemd.freezer import Freezer
+from sessiond.init.systemd.machine import manager_cgroup
 from sessiond.init.systemd.names import (
     MANAGER,
     MANAGER_PATH,
@@ -76,7 +78,8 @@ class Feed:
 
     async def events(self) -> AsyncGenerator[UnitEvent, None]:
         """Connected, then all changes, for ever. Raises Unreachable when the connection ends."""
-        with self._connection.listening(self._receive):
+        root = await manager_cgroup(self._connection)
+        with Freezer(root, self._frozen) as self._freezer, self._connection.listening(self._receive):
             await asyncio.gather(*(self._connection.match(rule) for rule in _MATCHES))
             self._build()
             while True:
@@ -178,12 +181,23 @@ class Feed:
                 continue
             unit = status.from_listing(row)
             self._units[unit.name] = unit
-            missing = status.missing_after_listing(unit)
+            missing = status.missing_after_listing(unit, frozen=self._follow(unit))
             self._ask(unit.name, missing)
             if not missing and not self._building:
                 self._emit(UnitAppeared(unit))
         self._relist()
         self._finish_building()
+
+    def _follow(self, unit: UnitStatus) -> bool | None:
+        """Whether a unit is frozen, told from here on; None where that must be asked."""
+        if unit.active_state in ("inactive", "failed") or not status.can_freeze(unit.name):
+            return False
+        return self._freezer.follow(unit.name)
+
+    def _frozen(self, name: str, frozen: bool) -> None:
+        unit = self._units.get(name)
+        if unit is not None and unit.frozen != frozen and not self._listing:
+            self._ask(name, status.fields(["freezer_state"]))
 
     def _answered(self, name: str, field: status.Field, value: Any) -> None:
         unit = self._units.get(name)
@@ -234,7 +248,10 @@ class Feed:
         }
         if not new:
             return
-        self._units[name] = replace(unit, **new)
+        self._units[name] = unit = replace(unit, **new)
+        if "main_pid" in new or "active_state" in new:
+            # It may have a new cgroup.
+            self._follow(unit)
         if self._building or name in self._open:
             return
         if name in self._held:

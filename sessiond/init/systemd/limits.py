@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sessiond.errors import InvalidArgument
 from sessiond.init.systemd import properties
 from sessiond.init.systemd.bus import Connection
-from sessiond.init.systemd.names import MANAGER, MANAGER_PATH, SLICE, unit_path
+from sessiond.init.systemd.machine import controllers
+from sessiond.init.systemd.names import SLICE, unit_path
 from sessiond.model.unit import agents_slice
 
 # A slice that nobody has a reason to touch: what it has are the manager's defaults.
@@ -45,28 +45,6 @@ async def limits(connection: Connection, session: str) -> dict[str, str]:
 
 async def _values(connection: Connection, unit: str) -> dict[str, Any]:
     return await connection.get_all(unit_path(unit), SLICE)
-
-
-async def controllers(connection: Connection) -> frozenset[str]:
-    """Cgroup controllers that the user's manager can use; empty where that cannot be read."""
-    group = str(await connection.get(MANAGER_PATH, MANAGER, "ControlGroup"))
-    mount = await asyncio.to_thread(_cgroup2_mount)
-    if mount is None:
-        return frozenset()
-    try:
-        text = await asyncio.to_thread((mount / group.lstrip("/") / "cgroup.controllers").read_text)
-    except OSError:
-        return frozenset()
-    return frozenset(text.split())
-
-
-def _cgroup2_mount() -> Path | None:
-    """Where the unified hierarchy is mounted."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        if rest.startswith("cgroup2 "):
-            return Path(fields.split()[4])
-    return None
 
 
 async def unenforced(connection: Connection, names: Sequence[str]) -> list[str]:

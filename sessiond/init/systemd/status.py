@@ -45,8 +45,7 @@ _FIELDS = (
 _BY_PROPERTY = {(field.interface, field.property): field for field in _FIELDS}
 _BY_NAME = {field.name: field for field in _FIELDS}
 
-_LISTED = ("load_state", "active_state", "sub_state")
-_ALWAYS = ("freezer_state", "state_changed_at", "main_pid", "n_restarts")
+_ALWAYS = ("state_changed_at", "main_pid", "n_restarts")
 _ENDED = ("result", "exec_main_code", "exec_main_status")
 
 
@@ -71,21 +70,24 @@ def from_listing(row: Sequence[Any]) -> UnitStatus:
     return UnitStatus(name, load, active, sub, result="success" if is_daemon(name) else "")
 
 
-def missing_after_listing(unit: UnitStatus) -> list[Field]:
-    """What must be asked besides the listing, as little as possible: it is asked for a thousand units."""
+def can_freeze(unit: str) -> bool:
+    """Whether it is told of the unit if it is frozen: a session's slice is only frozen with all in it."""
+    return is_daemon(unit) or unit.endswith("-agents.slice")
+
+
+def missing_after_listing(unit: UnitStatus, *, frozen: bool | None) -> list[Field]:
+    """What must be asked besides the listing, as little as possible: it is asked for a thousand units.
+
+    ``frozen`` is what the kernel says of its processes, None where it said nothing.
+    """
     if unit.load_state == "not-found":
         return []
+    asked = [] if frozen is False else fields(["freezer_state"])
     if not is_daemon(unit.name):
-        # A frozen slice freezes the units in it, and only the agents' is frozen by itself.
-        return fields(["freezer_state"]) if unit.name.endswith("-agents.slice") else []
+        return asked
     # Starting a service clears what its last end left, so a running one has nothing to tell of it.
     running = unit.active_state == "active" and unit.sub_state == "running"
-    return fields(_ALWAYS if running else (*_ALWAYS, *_ENDED))
-
-
-def all_fields(unit: str) -> list[Field]:
-    """What makes the whole status of a unit."""
-    return fields((*_LISTED, *_ALWAYS, *_ENDED) if is_daemon(unit) else (*_LISTED, "freezer_state"))
+    return asked + fields(_ALWAYS if running else (*_ALWAYS, *_ENDED))
 
 
 def passing(unit: str, new: Mapping[str, Any]) -> bool:

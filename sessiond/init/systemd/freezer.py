@@ -1,0 +1,88 @@
+"""Tells that a unit's processes were frozen or thawed, from the kernel: systemd 252 sends no signal of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from asyncinotify import Inotify, Mask, Watch
+
+from sessiond.model.unit import ROOT_SLICE, session_of_daemon, session_of_slice, session_slice
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[str, bool], None]
+
+
+class Freezer:
+    """Watches the cgroups of units; ``listener`` is told a unit's name and whether it is frozen now.
+
+    ``root`` is the cgroup of the user's manager; None where it cannot be seen, then nothing is told.
+    """
+
+    def __init__(self, root: Path | None, listener: Listener) -> None:
+        self._root = root
+        self._listener = listener
+        self._units: dict[Watch, str] = {}
+        self._full = False
+
+    def __enter__(self) -> Freezer:
+        self._inotify = Inotify(sync_timeout=0)
+        asyncio.get_running_loop().add_reader(self._inotify.fd, self._read)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        asyncio.get_running_loop().remove_reader(self._inotify.fd)
+        self._inotify.close()
+
+    def follow(self, unit: str) -> bool | None:
+        """Watch a unit that lives from here on; whether it is frozen now, None where that cannot be seen."""
+        file = self._file(unit)
+        if file is None:
+            return None
+        try:
+            watch = self._inotify.add_watch(file, Mask.MODIFY)
+        except FileNotFoundError:
+            # Its processes are gone already, or it lies elsewhere: somebody made a unit of that name.
+            return None
+        except OSError as error:
+            if not self._full:
+                self._full = True
+                log.warning("not every freeze will be noticed: %s", error)
+            return None
+        self._units[watch] = unit
+        return _frozen(file)
+
+    def _file(self, unit: str) -> Path | None:
+        session = session_of_daemon(unit) or session_of_slice(unit)
+        if self._root is None or session is None:
+            return None
+        return self._root / ROOT_SLICE / session_slice(session) / unit / "cgroup.events"
+
+    def _read(self) -> None:
+        while (event := self._inotify.sync_get()) is not None:
+            watch = event.watch
+            if watch is None:
+                continue
+            if Mask.IGNORED in event:
+                self._units.pop(watch, None)
+                continue
+            unit = self._units.get(watch)
+            frozen = _frozen(watch.path)
+            if unit is not None and frozen is not None:
+                self._listener(unit, frozen)
+
+
+def _frozen(file: Path) -> bool | None:
+    try:
+        return "frozen 1" in file.read_text()
+    except OSError:
+        return None
