@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import re
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from dbus_fast.errors import AuthError, InvalidAddressError, InvalidMessageError
 from sessiond.errors import Conflict, InvalidArgument, Unreachable
 from sessiond.init.systemd.faults import late, refusal, unanswered
 from sessiond.init.systemd.names import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD
+from sessiond.init.systemd.outbox import Outbox
 
 DEADLINE = 25.0
 CONNECT_DEADLINE = 10.0
@@ -72,31 +72,12 @@ def _unescaped(text: str) -> bytes:
     return head.encode() + b"".join(bytes.fromhex(part[:2]) + part[2:].encode() for part in rest)
 
 
-class _PatientSocket:
-    """The bus library takes a full socket buffer for a lost connection; zero bytes sent make it wait."""
-
-    def __init__(self, real: socket.socket) -> None:
-        self._real = real
-
-    def send(self, data: memoryview) -> int:
-        try:
-            return self._real.send(data)
-        except BlockingIOError:
-            return 0
-
-
-def _be_patient(bus: MessageBus) -> None:
-    writer, real = bus._writer, bus._sock
-    assert writer is not None
-    assert real is not None
-    writer.sock = _PatientSocket(real)  # type: ignore[assignment]
-
-
 class Connection:
     """One life of the connection; ``lost`` is done, with the reason, when it is over."""
 
-    def __init__(self, bus: MessageBus) -> None:
+    def __init__(self, bus: MessageBus, outbox: Outbox) -> None:
         self._bus = bus
+        self._outbox = outbox
         self._jobs: dict[str, list[JobListener]] = {}
         self._listeners: list[Listener] = []
         self._version = ""
@@ -112,8 +93,12 @@ class Connection:
                 bus = await MessageBus(bus_address=address).connect()
         except (OSError, EOFError, AuthError, InvalidAddressError) as error:
             raise unanswered(f"no connection to the bus at {address}: {_reason(error)}") from error
-        _be_patient(bus)
-        connection = cls(bus)
+        writer, real = bus._writer, bus._sock
+        assert writer is not None
+        assert real is not None
+        outbox = Outbox(real)
+        writer.sock = outbox  # type: ignore[assignment]
+        connection = cls(bus, outbox)
         try:
             bus.add_message_handler(connection._receive)
             if subscribe:
@@ -130,6 +115,7 @@ class Connection:
             await self._bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
         except Exception as error:  # noqa: BLE001  # whatever broke it, it is over
             reason = f"the bus hung up: {_reason(error)}"
+        self._outbox.close()
         self.lost.set_result(reason)
 
     async def close(self) -> None:
@@ -184,8 +170,10 @@ class Connection:
         message = self._message(path, interface, member, signature, body, SYSTEMD)
         message.serial = self._bus.next_serial()
         self.calls += 1
-        # What breaks the sending breaks the connection, and that is told by `lost`.
-        self._bus.send(message).add_done_callback(_retrieve)
+        try:
+            self._outbox.send_message(message)
+        except OSError as error:
+            raise unanswered(f"{member}: {_reason(error)}") from error
         return message.serial
 
     async def reason(self) -> str:
@@ -298,11 +286,6 @@ class Connection:
                 self._version = ""
         for listener in tuple(self._listeners):
             listener(message)
-
-
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()
 
 
 def _reason(error: BaseException) -> str:
