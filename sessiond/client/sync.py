@@ -15,6 +15,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 
 from sessiond.errors import SessiondError, TimedOut, Unreachable
+from sessiond.rpc.address import unix_address
 from sessiond.rpc.status import from_rpc_error
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Supervisor:
     def _channel(self) -> grpc.Channel:
         if self._opened is None:
             _check_present(self.socket)
-            self._opened = grpc.insecure_channel(_target(self.socket), options=_OPTIONS)
+            self._opened = grpc.insecure_channel(unix_address(self.socket), options=_OPTIONS)
         return self._opened
 
     @cached_property
@@ -160,15 +161,3 @@ def _check_present(socket: str) -> None:
     except OSError as error:
         reason = f"the supervisor's socket cannot be reached: {socket}: {error.strerror}"
         raise unreachable(socket, reason) from error
-
-
-def _target(text: str) -> str:
-    """gRPC's address of a socket, which it reads as a URI."""
-    if (
-        not text.replace("/", "").replace("-", "").replace("_", "").replace(".", "").isalnum()
-        or not text.isascii()
-    ):
-        from urllib.parse import quote
-
-        text = quote(text)
-    return f"unix:{text}"

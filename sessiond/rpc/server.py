@@ -16,6 +16,7 @@ import grpc.aio
 
 from sessiond.errors import Conflict, SessiondError
 from sessiond.paths import check_socket_path, private_folder
+from sessiond.rpc.address import unix_address
 from sessiond.rpc.status import abort
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Server:
             self._socket.unlink()
         before = os.umask(0o177)
         try:
-            self._server.add_insecure_port(f"unix:{self._socket}")
+            self._server.add_insecure_port(unix_address(str(self._socket)))
         finally:
             os.umask(before)
         self._socket.chmod(0o600)
