@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from sessiond.aio import Pulse, unbroken
-from sessiond.errors import Conflict, InvalidArgument, NotFound, TimedOut
+from sessiond.errors import Conflict, InvalidArgument, NotFound, SessiondError, TimedOut
 from sessiond.model.event import Event, EventKind
 from sessiond.model.identity import ID_PREFIX_MIN, SessionType
 from sessiond.model.session import Metadata, Session
@@ -20,6 +21,8 @@ from sessiond.ports import MetadataStore
 from sessiond.supervisor.events import EventLog
 from sessiond.supervisor.mirror import Mirror
 from sessiond.supervisor.registry import Entry, Registry
+
+log = logging.getLogger(__name__)
 
 _NO_METADATA = Metadata()
 
@@ -65,6 +68,7 @@ class Directory:
         self._enabled: frozenset[str] | None = None
         self._states: dict[str, SessionState] = {}
         self._announcing = False
+        self._touched: asyncio.Queue[tuple[str, datetime]] = asyncio.Queue()
         self._views: dict[str, Session] = {}
         self.changed = Pulse()
         # Sessions whose daemon was just seen to stop; taken by who ends what it left running.
@@ -240,12 +244,22 @@ class Directory:
         """What is stored of it."""
         return self._metadata.get(session, _NO_METADATA)
 
-    @unbroken
-    async def touch(self, session: str, when: datetime) -> None:
-        """Note that somebody used it."""
-        await self._store.touch(session, when)
+    def touch(self, session: str, when: datetime) -> None:
+        """Note that somebody used it; `write_touches` stores it, so that nobody waits for a disk."""
         self._metadata[session] = replace(self.metadata(session), last_accessed=when)
+        self._touched.put_nowait((session, when))
         self.refresh(frozenset({session}))
+
+    async def write_touches(self) -> None:
+        """Store what was noted, for ever; a store that cannot be written is no reason not to run."""
+        while True:
+            session, when = await self._touched.get()
+            if session not in self._registry.entries:
+                continue
+            try:
+                await self._store.touch(session, when)
+            except SessiondError as error:
+                log.warning("the last access of %s is not stored: %s", session, error.message)
 
     @unbroken
     async def set_active(self, session: str | None) -> None:

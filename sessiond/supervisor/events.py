@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -50,7 +50,7 @@ class EventLog:
     """Appends, fetches, and follows. All from one event loop; appending never waits for a reader."""
 
     def __init__(self, history: int, reader_bound: int) -> None:
-        self.epoch = uuid.uuid4().hex
+        self.epoch = os.urandom(16).hex()
         self._events: deque[Event] = deque(maxlen=history)
         self._last = 0
         self._reader_bound = reader_bound

@@ -59,7 +59,7 @@ class Lifecycle:
         spec = self._spec(self._startable(session))
         async with self._starting:
             await self._init.start(spec, wait=wait)
-        await self._touch(session)
+        self._directory.touch(session, datetime.now(UTC))
         if not wait:
             return self._directory.get(session)
         return await self._directory.settle(session, lambda state: state is SessionState.ACTIVE)
@@ -148,13 +148,6 @@ class Lifecycle:
         ended = self._directory.get(session)
         self._events.append(EventKind.SESSION_ENDED, session, ended.identity.name)
         return ended
-
-    async def _touch(self, session: str) -> None:
-        """Note the access; a store that cannot be written is no reason not to run."""
-        try:
-            await self._directory.touch(session, datetime.now(UTC))
-        except SessiondError as error:
-            log.warning("the last access of %s is not noted: %s", session, error.message)
 
     async def _mark_archived(self, session: str, *, archived: bool) -> None:
         metadata = self._directory.metadata(session)

@@ -9,12 +9,11 @@ import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grpc_health.v1 import health
 
 from sessiond.config import Settings
-from sessiond.doctor import checks
 from sessiond.errors import SessiondError
 from sessiond.init.systemd.backend import SystemdInit
 from sessiond.model.identity import SessionType
@@ -40,6 +39,9 @@ from sessiond.supervisor.services.events import EventsService
 from sessiond.supervisor.services.sessions import SessionsService
 from sessiond.supervisor.services.system import SystemService
 from sessiond.workspaces.watch import Rescan, WorkspaceWatch
+
+if TYPE_CHECKING:
+    from sessiond.doctor.row import CheckRow
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ class Parts:
         jobs = [
             ("enablement", self._follow_enablement()),
             ("stops", self.lifecycle.follow_stops()),
+            ("touches", self.directory.write_touches()),
         ]
         if self.settings.discovery.watch:
             jobs.append(("workspaces", self._follow_workspaces()))
@@ -148,12 +151,19 @@ async def build(stack: AsyncExitStack, paths: Paths, settings: Settings) -> Part
     )
     events_pb2_grpc.add_EventsServiceServicer_to_server(EventsService(events, directory), server.grpc)
     system_pb2_grpc.add_SystemServiceServicer_to_server(
-        SystemService(paths, directory, mirror, init, store, lambda: checks(paths, os.environ, settings)),
+        SystemService(paths, directory, mirror, init, store, lambda: _examine(paths, settings)),
         server.grpc,
     )
     servicer = add_health(server)
     enable_reflection(server.grpc, [*_SERVICES, SERVICE_NAME])
     return Parts(settings, mirror, registry, directory, lifecycle, server, servicer)
+
+
+def _examine(paths: Paths, settings: Settings) -> list[CheckRow]:
+    # Loaded when it is called: it is large, and most supervisors never need it.
+    from sessiond.doctor import checks
+
+    return checks(paths, os.environ, settings)
 
 
 def launch_program(paths: Paths) -> tuple[str, ...]:

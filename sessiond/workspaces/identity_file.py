@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -321,7 +320,7 @@ def _ignore(own: int) -> None:
 @contextmanager
 def _temporary(own: int, content: bytes) -> Iterator[str]:
     """Name of a file beside the real one that holds ``content``, on disk; gone afterwards."""
-    name = _TEMPORARY + secrets.token_hex(8)
+    name = _TEMPORARY + os.urandom(8).hex()
     try:
         _write(os.open(name, _MAKE, 0o600, dir_fd=own), content)
         yield name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,7 +45,7 @@ def _link(paths: Paths, session: str, name: str, workspace: Path) -> None:
         private_folder(folder)
         if _target(link) == workspace:
             return
-        draft = folder / f".{name}.{secrets.token_hex(8)}"
+        draft = folder / f".{name}.{os.urandom(8).hex()}"
         try:
             draft.symlink_to(workspace)
             draft.replace(link)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -260,6 +259,8 @@ def find(name: str) -> Property:
 def unknown(name: str, why: str = "") -> InvalidArgument:
     """There is no such property to set."""
     by_lower = {known.lower(): known for known in PROPERTIES}
+    import difflib  # Late: only a mistake needs it.
+
     near = [by_lower[word] for word in difflib.get_close_matches(name.lower(), by_lower, n=3)]
     if why:
         hint = "see `man systemd.resource-control`"

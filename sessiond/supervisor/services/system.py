@@ -6,10 +6,9 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sessiond
-from sessiond.doctor.row import CheckRow
 from sessiond.errors import Unreachable
 from sessiond.model.state import SessionState
 from sessiond.paths import Paths
@@ -19,6 +18,9 @@ from sessiond.rpc._generated.v1 import system_pb2_grpc, types_pb2
 from sessiond.rpc.codec import timestamp
 from sessiond.supervisor.directory import Directory, Filter
 from sessiond.supervisor.mirror import Mirror
+
+if TYPE_CHECKING:
+    from sessiond.doctor.row import CheckRow
 
 
 class SystemService(system_pb2_grpc.SystemServiceServicer):
@@ -40,6 +42,7 @@ class SystemService(system_pb2_grpc.SystemServiceServicer):
         self._store = store
         self._doctor = doctor
         self._started = datetime.now(UTC)
+        self._name, self._named = "", 0
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Any) -> pb.GetInfoResponse:
         rows = self._directory.list(Filter(archived=True))
@@ -58,11 +61,17 @@ class SystemService(system_pb2_grpc.SystemServiceServicer):
         )
         if self._mirror.reachable:
             try:
-                info = await self._init.info()
-                response.init = f"{info.name} {info.version}"
+                response.init = await self._init_name()
             except Unreachable:
                 response.init_reachable = False
         return response
+
+    async def _init_name(self) -> str:
+        """Name and version of the init system, asked once in each of its lives."""
+        if self._named != self._mirror.builds:
+            info = await self._init.info()
+            self._name, self._named = f"{info.name} {info.version}", self._mirror.builds
+        return self._name
 
     async def RunDoctor(self, request: pb.RunDoctorRequest, context: Any) -> pb.RunDoctorResponse:
         rows = await asyncio.to_thread(self._doctor)
