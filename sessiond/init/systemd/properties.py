@@ -67,7 +67,7 @@ class Property:
 def _scaled(percent: Decimal) -> int:
     if percent > 100:
         raise ValueError("more than 100% of what the machine has")
-    return int(percent * 100) * SCALE // 10000
+    return (int(percent * 100) * SCALE + 5000) // 10000
 
 
 # ---- kinds

@@ -31,10 +31,8 @@ Property = tuple[str, Variant]
 
 def daemon_properties(spec: DaemonSpec, version: int) -> list[Property]:
     """What StartTransientUnit is given; ``version`` is the manager's. Raises InvalidArgument."""
-    argv, folder = command(spec.argv, os.fspath(spec.folder or spec.workspace))
-    if spec.folder is not None:
-        # A restart must not fail, and drop the stored descriptors, for a workspace that is gone.
-        folder = f"-{folder}"
+    # A restart must not fail, and drop the stored descriptors, for a workspace that is gone.
+    argv, folder = command(spec.argv, os.fspath(spec.folder or spec.workspace), needed=spec.folder is None)
     properties = [
         ("Description", Variant("s", description(spec.name, spec.workspace))),
         ("Slice", Variant("s", session_slice(spec.session))),
@@ -61,12 +59,15 @@ def daemon_properties(spec: DaemonSpec, version: int) -> list[Property]:
         ("OOMPolicy", Variant("s", "continue")),
     ]
     if version >= 254:
-        properties.append(("FileDescriptorStorePreserve", Variant("s", "restart")))
+        # Also while it is `failed`: dropping the terminals would hang up on its agents.
+        properties.append(("FileDescriptorStorePreserve", Variant("s", "yes")))
     return properties
 
 
-def command(argv: Sequence[str], folder: str) -> tuple[list[str], str]:
+def command(argv: Sequence[str], folder: str, *, needed: bool = True) -> tuple[list[str], str]:
     """Command line and working directory as a unit can hold them, for any words and any folder.
+
+    A folder that is not ``needed`` may be missing, and the command runs in / then.
 
     systemd keeps a transient unit as a file and reads it again at each daemon-reload, and not all that
     it writes comes back the same: `$` and `;` in a word gain a backslash, a newline in the folder ends
@@ -75,8 +76,9 @@ def command(argv: Sequence[str], folder: str) -> tuple[list[str], str]:
     words = [_text(word, "a word of the command") for word in argv]
     folder = _text(folder, "the workspace's path")
     if all(_keeps(word) for word in words) and _keeps_as_line(folder):
-        return words, folder
-    script = f"cd -- {shlex.quote(folder)} || exit {EXIT_CHDIR}\nexec {shlex.join(words)} #"
+        return words, folder if needed else f"-{folder}"
+    otherwise = f"exit {EXIT_CHDIR}" if needed else "cd /"
+    script = f"cd -- {shlex.quote(folder)} || {otherwise}\nexec {shlex.join(words)} #"
     encoded = "".join(_octal(letter) for letter in script)
     return ["/bin/sh", "-c", f"eval \"`printf %b '{encoded}'`\""], "/"
 
