@@ -235,9 +235,10 @@ class Directory:
 
     @unbroken
     async def put(self, session: str, metadata: Metadata) -> None:
-        """Store a session's metadata, then show it."""
+        """Store a session's metadata, then show it. Who reads it to change it holds the registry's lock."""
         await self._store.put(session, metadata)
-        self._metadata[session] = metadata
+        # It may have been used meanwhile.
+        self._metadata[session] = replace(metadata, last_accessed=self.metadata(session).last_accessed)
         self.refresh(frozenset({session}))
 
     def metadata(self, session: str) -> Metadata:

@@ -150,9 +150,10 @@ class Lifecycle:
         return ended
 
     async def _mark_archived(self, session: str, *, archived: bool) -> None:
-        metadata = self._directory.metadata(session)
-        if metadata.archived != archived:
-            await self._directory.put(session, replace(metadata, archived=archived))
+        async with self._registry.lock:
+            metadata = self._directory.metadata(session)
+            if metadata.archived != archived:
+                await self._directory.put(session, replace(metadata, archived=archived))
 
     def _startable(self, session: str) -> Session:
         """The session, or Conflict where starting it would be wrong."""

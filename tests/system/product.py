@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from sessiond.cli.jsonout import STATE_NUMBERS, session_object
 from sessiond.client.sync import Supervisor
 from sessiond.errors import SessiondError
 from sessiond.model.unit import agents_slice, daemon_unit, session_slice, starter_unit
@@ -179,9 +180,8 @@ class Product:
         return error
 
     def rows(self) -> list[dict[str, Any]]:
-        """`list -a --json`."""
-        found: list[dict[str, Any]] = self.json("list", "-a")
-        return found
+        """What `list -a --json` prints, made of the same call by the same code without a process."""
+        return [session_object(one, lambda pid: pid) for one in self.sessions()]
 
     def row(self, session: str) -> dict[str, Any]:
         """The one row of a session."""
@@ -200,9 +200,13 @@ class Product:
         return found
 
     def wait(self, session: str, *states: str, timeout: int = 30) -> None:
-        """`sessionctl wait`: returns when it is in one of the states."""
-        wanted = [part for state in states for part in ("--state", state)]
-        self.ctl("wait", session, *wanted, "--timeout", str(timeout), timeout=timeout + 15)
+        """What `sessionctl wait` does: returns when it is in one of the states."""
+        request = sessions_pb2.WaitSessionRequest(
+            session=session, states=[STATE_NUMBERS[state] for state in states]
+        )
+        request.timeout.FromSeconds(timeout)
+        with self.client() as client:
+            client.call(client.sessions.WaitSession, request, timeout=timeout + 15)
 
     def new(self, *flags: str, folder: str | None = None) -> dict[str, Any]:
         """A new session in a new folder outside the roots of discovery (or the one given)."""
@@ -280,14 +284,14 @@ class Product:
         return sorted(map(int, self.host.run(["sh", "-c", script]).stdout.split()))
 
     def agrees(self, *, timeout: float = 10.0) -> list[dict[str, Any]]:
-        """Wait until each row of the list is what systemd says now; returns the rows.
+        """Wait until each row of `sessionctl list` is what systemd says now; returns the rows.
 
         Signals take their time, so a difference counts only when it stays.
         """
         rows: list[dict[str, Any]] = []
 
         def same() -> bool:
-            rows[:] = self.rows()
+            rows[:] = self.json("list", "-a")
             differences[:] = [text for row in rows if not row["conflict"] for text in self._difference(row)]
             return not differences
 

@@ -267,6 +267,26 @@ def test_of_many_new_that_want_one_name_at_once_one_wins(product: Product) -> No
     assert [one["id"] for one in identities if one] == [row["id"]]
 
 
+def test_many_changes_of_one_session_at_once_all_count(product: Product) -> None:
+    session = product.new()["id"]
+
+    def change(client: Any, number: int) -> Any:
+        if number % 3 == 0:
+            archive = sessions_pb2.ArchiveSessionRequest(session=session)
+            return client.call(client.sessions.ArchiveSession, archive)
+        labels = {f"key-{number}": "set"}
+        request = sessions_pb2.UpdateSessionRequest(session=session, set_labels=labels)
+        return client.call(client.sessions.UpdateSession, request)
+
+    outcomes = _at_once(product, CROWD, change)
+    assert [one for one in outcomes if isinstance(one, SessiondError)] == []
+    for _ in range(2):
+        row = product.row(session)
+        assert row["archived"] is True
+        assert row["labels"] == {f"key-{number}": "set" for number in range(CROWD) if number % 3}
+        product.restart_supervisor()
+
+
 def test_many_starts_at_once_give_one_daemon_and_happy_answers(product: Product) -> None:
     session = product.new()["id"]
     mark = product.cursor()

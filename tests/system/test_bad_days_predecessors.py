@@ -72,7 +72,7 @@ def test_a_recycled_pid_is_shown_running(product: Product) -> None:
         product.ctl("stop", session)
         assert product.host.path(f"/proc/{pid}/comm").read_text() == "sleep\n"
     finally:
-        other.kill()
+        product.kill(pid)
         other.wait(10)
 
 

@@ -26,7 +26,7 @@ from tests.system.product import (
 )
 
 # Killed supervisors in one test, at instants spread over what it does (seconds).
-KILLS = 12
+KILLS = 8
 SEED = 20
 
 
