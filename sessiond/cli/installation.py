@@ -171,6 +171,7 @@ def wait_serving(host: Host, seconds: float = SERVING_SECONDS) -> Any:
 
 def start_unit(host: Host, *, restart: bool = False) -> Any:
     """Start (or restart) the supervisor's unit and return what it says of itself when it serves."""
+    host.need_manager()
     shown = host.properties(SUPERVISOR_UNIT, "LoadState", "ActiveState")
     if shown.get("LoadState") in ("not-found", None):
         raise Unreachable(
