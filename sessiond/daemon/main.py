@@ -65,7 +65,8 @@ async def _run(options: Options) -> int:
     from sessiond.daemon.service import DaemonService
     from sessiond.rpc._generated.v1 import daemon_pb2_grpc
     from sessiond.rpc.health import add_health, set_serving
-    from sessiond.rpc.server import Server, SocketLock
+    from sessiond.rpc.lock import SocketLock
+    from sessiond.rpc.server import Server
 
     termination = Termination(signal.SIGTERM, signal.SIGINT)
     manager = ServiceManager()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import grpc.aio
 
-from sessiond.errors import Conflict, SessiondError
+from sessiond.errors import SessiondError
 from sessiond.paths import check_socket_path, private_folder
 from sessiond.rpc.address import unix_address
 from sessiond.rpc.status import abort
@@ -28,40 +26,6 @@ _OPTIONS = (
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
     ("grpc.max_metadata_size", 16 * 1024),
 )
-
-
-class SocketLock:
-    """Holds a socket's name for one process: gRPC would bind over a live socket without a word."""
-
-    def __init__(self, path: Path, holder: str) -> None:
-        self._path = path
-        self._holder = holder
-        self._fd = -1
-
-    def __enter__(self) -> Self:
-        """Take it, or raise Conflict `already_running`."""
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(fd)
-            raise Conflict(
-                "already_running",
-                f"{self._holder} is running already: another process holds {self._path}",
-                hint="it goes on undisturbed; `sessionctl status` shows it",
-                fields={"path": str(self._path)},
-            ) from error
-        self._fd = fd
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Give it back; the file stays, since removing it would let two processes hold one name."""
-        os.close(self._fd)
 
 
 class Server:

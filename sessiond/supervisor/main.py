@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
+from importlib import import_module
 from typing import Any
 
 import sessiond
@@ -38,14 +39,24 @@ def main(argv: Sequence[str]) -> int:
         setup_log(settings.log.level)
         return asyncio.run(_run(paths, settings))
     except SessiondError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        print(f"sessiond: {error.message}{hint}", file=sys.stderr)
-        return 1
+        return _failed(error)
+    except ExceptionGroup as group:
+        alone = group.exceptions[0] if len(group.exceptions) == 1 else None
+        if not isinstance(alone, SessiondError):
+            raise
+        return _failed(alone)
+
+
+def _failed(error: SessiondError) -> int:
+    hint = f" ({error.hint})" if error.hint else ""
+    print(f"sessiond: {error.message}{hint}", file=sys.stderr)
+    return 1
 
 
 async def _run(paths: Paths, settings: config.Settings) -> int:
-    from sessiond.rpc.server import SocketLock
-    from sessiond.supervisor.parts import build
+    from sessiond.init.systemd.backend import SystemdInit
+    from sessiond.rpc.lock import SocketLock
+    from sessiond.supervisor.mirror import Mirror
 
     termination = Termination(signal.SIGTERM, signal.SIGINT)
     manager = ServiceManager()
@@ -53,12 +64,19 @@ async def _run(paths: Paths, settings: config.Settings) -> int:
     private_folder(paths.state)
     async with AsyncExitStack() as stack:
         stack.enter_context(SocketLock(paths.lock, "the supervisor"))
-        parts = await build(stack, paths, settings)
+        init = SystemdInit()
+        stack.push_async_callback(init.close)
+        mirror = Mirror(init)
         async with asyncio.TaskGroup() as tasks:
             owned = [
                 tasks.create_task(manager.watchdog(), name="watchdog"),
-                tasks.create_task(_for_ever("mirror", parts.mirror.run()), name="mirror"),
+                tasks.create_task(_for_ever("mirror", mirror.run()), name="mirror"),
             ]
+            # systemd answers while the larger part of the program is loaded.
+            await asyncio.to_thread(import_module, "sessiond.supervisor.parts")
+            from sessiond.supervisor.parts import build
+
+            parts = await build(stack, paths, settings, init, mirror)
             await parts.load()
             owned += [tasks.create_task(_for_ever(name, job), name=name) for name, job in parts.jobs()]
             await parts.server.start()

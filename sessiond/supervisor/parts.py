@@ -15,7 +15,6 @@ from grpc_health.v1 import health
 
 from sessiond.config import Settings
 from sessiond.errors import SessiondError
-from sessiond.init.systemd.backend import SystemdInit
 from sessiond.model.identity import SessionType
 from sessiond.paths import Paths
 from sessiond.ports import InitSystem
@@ -121,15 +120,14 @@ class Parts:
             await changed.wait()
 
 
-async def build(stack: AsyncExitStack, paths: Paths, settings: Settings) -> Parts:
+async def build(
+    stack: AsyncExitStack, paths: Paths, settings: Settings, init: InitSystem, mirror: Mirror
+) -> Parts:
     """Make the parts; what must be closed is closed by the stack."""
     store = await SqliteStore.open(paths.database)
     stack.push_async_callback(store.close)
-    init: InitSystem = SystemdInit()
-    stack.push_async_callback(init.close)
     events = EventLog(settings.events.history, settings.events.reader_buffer)
     rules = ScanRules(settings.discovery.depth, settings.discovery.markers)
-    mirror = Mirror(init)
     registry = Registry(paths, rules, events, found=mirror.enablement_changed)
     directory = Directory(paths, registry, mirror, store, events)
     daemon_rules = DaemonRules(

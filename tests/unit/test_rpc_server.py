@@ -16,7 +16,8 @@ from sessiond.errors import Conflict, InvalidArgument, NotFound, PermissionDenie
 from sessiond.paths import private_folder
 from sessiond.rpc._generated.v1 import system_pb2, system_pb2_grpc
 from sessiond.rpc.health import add_health, set_serving
-from sessiond.rpc.server import Server, SocketLock
+from sessiond.rpc.lock import SocketLock
+from sessiond.rpc.server import Server
 from sessiond.rpc.status import from_rpc_error
 
 
