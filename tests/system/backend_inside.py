@@ -16,6 +16,7 @@ import pytest
 
 from sessiond.errors import Conflict, InvalidArgument, TimedOut, Unreachable
 from sessiond.init.systemd.backend import SystemdInit
+from sessiond.init.systemd.properties import PROPERTIES
 from sessiond.model.identity import new_id
 from sessiond.model.state import SessionState
 from sessiond.model.unit import UnitStatus, agents_slice, daemon_unit, session_slice, starter_unit
@@ -252,6 +253,45 @@ async def test_the_starter_passes_a_stop_and_a_restart_on(real: SystemdHarness) 
         )
         await real.systemctl("stop", starter)
         await watcher.until_state(session, SessionState.INACTIVE)
+
+
+# ---- limits
+
+
+# Since systemd 253 or later.
+NEWER = {
+    *(
+        f"Startup{name}"
+        for name in ("MemoryLow", "MemoryHigh", "MemoryMax", "MemorySwapMax", "MemoryZSwapMax")
+    ),
+    *("DefaultStartupMemoryLow", "MemoryZSwapMax", "MemoryZSwapWriteback"),
+    "ManagedOOMMemoryPressureDurationSec",
+}
+
+
+@pytest.mark.parametrize("name", sorted(PROPERTIES))
+async def test_each_property_is_set_shown_and_reset(real: SystemdHarness, name: str) -> None:
+    session, example = new_id(), PROPERTIES[name].kind.example
+    refused: InvalidArgument | None = None
+    try:
+        await real.init.set_limits(session, {name: example})
+    except InvalidArgument as error:
+        refused = error
+    if refused is not None:
+        # Newer than this systemd: it says so, and nothing is set.
+        assert name in NEWER
+        assert refused.code == "property_unknown"
+        assert "version of systemd" in refused.message
+        return
+    shown = await real.init.limits(session)
+    default = "yes" if name in ("MemoryAccounting", "TasksAccounting", "CPUAccounting") else ""
+    if default != example:
+        assert shown.keys() == {name}
+        await real.init.set_limits(session, shown)
+        assert await real.init.limits(session) == shown
+    await real.init.set_limits(session, {name: ""})
+    assert await real.init.limits(session) == {}
+    await real.init.forget(session)
 
 
 # ---- bad days

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import replace
@@ -10,9 +11,10 @@ from typing import Any
 
 from dbus_fast import Message, MessageType
 
+from sessiond.errors import Unreachable
 from sessiond.init.systemd import status
 from sessiond.init.systemd.bus import DEADLINE, Connection
-from sessiond.init.systemd.faults import late
+from sessiond.init.systemd.faults import late, unanswered
 from sessiond.init.systemd.freezer import Freezer
 from sessiond.init.systemd.machine import manager_cgroup
 from sessiond.init.systemd.names import (
@@ -66,7 +68,7 @@ class Feed:
         self._units: dict[str, UnitStatus] = {}
         self._listing = 0
         self._building = False
-        self._reloading = False
+        self._deaf = False
         self._relisting = 0
         self._relisted: frozenset[str] = frozenset()
         self._wanted: set[str] = set()
@@ -75,6 +77,7 @@ class Feed:
         self._held: dict[str, dict[str, Any]] = {}
         self._barriers: dict[int, str] = {}
         self._due: float | None = None
+        self._refused = ""
 
     async def events(self) -> AsyncGenerator[UnitEvent, None]:
         """Connected, then all changes, for ever. Raises Unreachable when the connection ends."""
@@ -91,6 +94,8 @@ class Feed:
         self._news.clear()
         if self._events:
             return
+        if self._refused:
+            raise unanswered(self._refused)
         left = None if self._due is None else max(0.0, self._due - asyncio.get_running_loop().time())
         if not await self._connection.until(self._news, left):
             raise late("the listing of units", DEADLINE)
@@ -109,7 +114,7 @@ class Feed:
         self._held.clear()
         self._barriers.clear()
         self._listing = self._relisting = 0
-        self._building = self._reloading = False
+        self._building = self._deaf = False
         self._expect(None)
 
     def _expect(self, due: float | None) -> None:
@@ -153,17 +158,20 @@ class Feed:
     # ---- hearing
 
     def _receive(self, message: Message) -> None:
-        match message.message_type:
-            case MessageType.SIGNAL:
-                self._signal(message)
-            case MessageType.METHOD_RETURN | MessageType.ERROR:
-                self._answer(message)
+        # A connection that can no longer be written to is about to end, which is told by itself.
+        with contextlib.suppress(Unreachable):
+            match message.message_type:
+                case MessageType.SIGNAL:
+                    self._signal(message)
+                case MessageType.METHOD_RETURN | MessageType.ERROR:
+                    self._answer(message)
 
     def _answer(self, message: Message) -> None:
         serial, refused = message.reply_serial, message.message_type is MessageType.ERROR
         if serial in (self._listing, self._relisting):
             if refused:
-                self._away(str(message.body[0]) if message.body else str(message.error_name))
+                self._refused = str(message.body[0]) if message.body else str(message.error_name)
+                self._news.set()
                 return
             if serial == self._listing:
                 self._listing = 0
@@ -218,7 +226,7 @@ class Feed:
             self._emit(Connected(tuple(self._units.values())))
 
     def _signal(self, message: Message) -> None:
-        if self._reloading and message.member in _OF_UNITS:
+        if self._deaf and message.member in _OF_UNITS:
             return
         match message.member:
             case "PropertiesChanged" if (path := message.path or "").startswith(_OURS):
@@ -281,15 +289,13 @@ class Feed:
             self._build()
             return
         self._forget()
-        self._reloading = True
+        self._deaf = True
         self._expect(asyncio.get_running_loop().time() + DEADLINE)
 
     def _owner_changed(self, owner: str) -> None:
         if owner:
             self._build()
         else:
-            self._away("the manager left the bus")
-
-    def _away(self, reason: str) -> None:
-        self._forget()
-        self._emit(Lost(f"systemd does not answer: {reason}"))
+            self._forget()
+            self._deaf = True
+            self._emit(Lost("systemd does not answer: the manager left the bus"))
