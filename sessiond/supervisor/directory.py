@@ -70,6 +70,8 @@ class Directory:
         self._announcing = False
         self._touched: asyncio.Queue[tuple[str, datetime]] = asyncio.Queue()
         self._views: dict[str, Session] = {}
+        # All of them and their copies in the order of listings; None once one of them changed.
+        self._rows: list[Session] | None = None
         self.changed = Pulse()
         # Sessions whose daemon was just seen to stop; taken by who ends what it left running.
         self.stopped: asyncio.Queue[str] = asyncio.Queue()
@@ -96,9 +98,11 @@ class Directory:
 
     def list(self, wanted: Filter) -> list[Session]:
         """Those asked for by name; a copied workspace has a row of its own."""
-        rows = [self.get(session) for session in self._registry.entries]
-        rows += [row for entry in self._registry.entries.values() for row in self._copies(entry)]
-        return sorted(filter(wanted.takes, rows), key=lambda row: (row.identity.name, str(row.path)))
+        if self._rows is None:
+            rows = [self.get(session) for session in self._registry.entries]
+            rows += [row for entry in self._registry.entries.values() for row in self._copies(entry)]
+            self._rows = sorted(rows, key=lambda row: (row.identity.name, str(row.path)))
+        return list(filter(wanted.takes, self._rows))
 
     def resolve(self, word: str) -> str:
         """Id of the session that a word means: an id, a name, a prefix of an id, or a path.
@@ -288,6 +292,7 @@ class Directory:
 
     def refresh(self, sessions: frozenset[str] | None) -> None:
         """Look again at some sessions, or at all: note changes of state, wake those who wait."""
+        self._rows = None
         if not self._announcing:
             # Looked at once, when all is known: until then the same news comes for each session many times.
             self._views.clear()

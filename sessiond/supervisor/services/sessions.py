@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from operator import is_
 from pathlib import Path
 from typing import Any
 
@@ -171,13 +172,22 @@ class SessionsService(sessions_pb2_grpc.SessionsServiceServicer):
 
 
 class _Listing:
-    """Keeps each row's bytes for as long as the row is the same: making messages is most of a listing."""
+    """Keeps each row's bytes and the last answer while rows are the same: making messages is most of it."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, Path], tuple[Session, bytes]] = {}
+        self._last: tuple[Sequence[Session], pb.ListSessionsResponse] = (), pb.ListSessionsResponse()
 
     def response(self, rows: Sequence[Session]) -> pb.ListSessionsResponse:
-        """The rows, in their order: a message's field may be written in pieces, so they are joined."""
+        """The rows, in their order; the message is not to be changed."""
+        before, answer = self._last
+        if len(before) != len(rows) or not all(map(is_, before, rows)):
+            answer = self._joined(rows)
+            self._last = rows, answer
+        return answer
+
+    def _joined(self, rows: Sequence[Session]) -> pb.ListSessionsResponse:
+        # A message's field may be written in pieces.
         if len(self._rows) > 2 * len(rows) + 1000:
             self._rows.clear()
         return pb.ListSessionsResponse.FromString(b"".join(map(self._piece, rows)))
