@@ -335,6 +335,24 @@ class InitContract:
                 SessionState.STARTING,
             }
 
+    async def test_a_start_during_an_automatic_restart_waits_for_it(self, harness: Harness) -> None:
+        session = new_id()
+        async with watching(harness.init) as watcher:
+            await harness.init.start(harness.spec(session))
+            await watcher.until_state(session, SessionState.ACTIVE)
+            for restarts in (1, 2, 3):
+                await harness.init.kill(session, signal.SIGKILL)
+                await asyncio.gather(*(harness.init.start(harness.spec(session)) for _ in range(5)))
+                await watcher.until(
+                    f"it is back for the {restarts}. time",
+                    lambda restarts=restarts: (
+                        (now := watcher.daemon(session)) is not None  # type: ignore[misc]
+                        and now.n_restarts == restarts
+                        and now.active_state == "active"
+                    ),
+                )
+            assert SessionState.ERROR not in watcher.states[daemon_unit(session)]
+
     async def test_how_the_process_ended_is_told(self, harness: Harness) -> None:
         session = new_id()
         async with watching(harness.init) as watcher:
