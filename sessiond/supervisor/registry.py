@@ -131,6 +131,7 @@ class Registry:
                 links.point(self._paths, session, path)
             else:
                 links.remove_session_state(self._paths, session)
+        links.sweep(self._paths)
 
     async def scan(
         self, roots: Iterable[Path], *, explicit: bool = False, known: Mapping[Path, Identity] | None = None

@@ -17,6 +17,7 @@ LINK = "workspace"
 # Says where a session is being made; replaced by the link once its identity is on disk.
 INTENT = "workspace-intended"
 
+_DRAFTS = (f".{LINK}.", f".{INTENT}.")
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -113,6 +114,25 @@ def remove_session_state(paths: Paths, session: str) -> None:
         os.fsync(parent)
     finally:
         os.close(parent)
+
+
+def sweep(paths: Paths) -> None:
+    """Remove folders of sessions that hold nothing: a supervisor died before it noted where one was made,
+    or after it removed all that one had. Nobody may be making a session meanwhile."""
+    try:
+        names = os.listdir(paths.sessions_state)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise from_os(error, paths.sessions_state) from error
+    for name in filter(is_id, names):
+        folder = paths.sessions_state / name
+        with suppress(OSError):
+            left = os.listdir(folder)
+            if all(one.startswith(_DRAFTS) for one in left):
+                for one in left:
+                    (folder / one).unlink()
+                folder.rmdir()
 
 
 def _checked(session: str) -> str:

@@ -139,3 +139,22 @@ def test_an_intent_is_settled_by_pointing_or_by_removing(paths: Paths, tmp_path:
     links.remove_session_state(paths, two)
     assert links.read_intents(paths) == {}
     assert links.read_all(paths) == {one: tmp_path / "one"}
+
+
+def test_a_folder_that_holds_nothing_is_swept_and_any_other_stays(paths: Paths, tmp_path: Path) -> None:
+    bare, drafted, linked, intended, stored = (new_id() for _ in range(5))
+    links.point(paths, linked, tmp_path)
+    links.intend(paths, intended, tmp_path)
+    for session in (bare, drafted, stored):
+        paths.session_state(session).mkdir(mode=0o700)
+    (paths.session_state(drafted) / ".workspace-intended.0123456789abcdef").symlink_to(tmp_path)
+    (paths.session_state(stored) / "record").write_text("kept")
+    links.sweep(paths)
+    assert set(os.listdir(paths.sessions_state)) == {linked, intended, stored}
+    links.sweep(paths)
+    assert (paths.session_state(stored) / "record").read_text() == "kept"
+
+
+def test_sweeping_where_nothing_was_ever_made_is_fine(paths: Paths) -> None:
+    links.sweep(paths)
+    assert not paths.state.exists()
