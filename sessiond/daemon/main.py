@@ -104,9 +104,10 @@ async def _reason(session: str) -> str | None:
     try:
         return await stop_reason(daemon_unit(session))
     except SessiondError as error:
-        # While the manager itself goes down it may not answer; then a stop is what is meant.
+        # A manager that does not answer is one that ends, and a stop is what is meant; where it is not,
+        # a clean end would be for good.
         log.warning("cannot ask why: %s", error.message)
-        return "stop"
+        return None
 
 
 async def _end_agents(session: str) -> None:

@@ -171,6 +171,24 @@ def test_the_verbs_kill_and_restart_do_the_same(product: Product) -> None:
     product.agrees()
 
 
+def test_a_stop_and_a_restart_are_told_apart_while_the_bus_is_away(product: Product) -> None:
+    session = product.started()["id"]
+    agent, pid = _agent(product, session), product.pid(session)
+    product.host.systemctl("stop", "dbus.socket", "dbus.service")
+    try:
+        product.host.systemctl("restart", daemon_unit(session))
+        again = product.new_pid(session, besides=pid)
+        assert sorted(product.processes(session)) == sorted([again, agent])
+        product.host.systemctl("stop", daemon_unit(session))
+        unit = product.unit(session)
+        assert (unit["ActiveState"], unit["Result"]) == ("inactive", "success")
+        assert product.processes(session) == []
+    finally:
+        product.host.systemctl("start", "dbus.socket", "dbus.service")
+    product.wait(session, "inactive")
+    product.agrees()
+
+
 def test_start_by_systemctl_of_the_starter_starts_the_session(product: Product) -> None:
     session = product.new()["id"]
     product.host.systemctl("start", starter_unit(session))

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Literal
 
-from sessiond.errors import SessiondError
+from sessiond.init.systemd.direct import systemctl
 
 StopReason = Literal["stop", "restart"]
 
-_DEADLINE = 2.0
+_REASONS: dict[str, StopReason] = {"stop": "stop", "restart": "restart", "try-restart": "restart"}
+_DEADLINE = 5.0
 
 
 async def stop_reason(unit: str) -> StopReason | None:
-    """``stop`` or ``restart`` by the unit's job; None where it has none (a kill), or nobody answers."""
-    # Only needed once in a daemon's life, and a good part of its memory.
-    from sessiond.init.systemd.bus import Connection, bus_address
-    from sessiond.init.systemd.jobs import look
+    """``stop`` or ``restart`` by the unit's job; None where it has none (a kill).
 
-    try:
-        async with asyncio.timeout(_DEADLINE):
-            connection = await Connection.open(bus_address(), subscribe=False)
-            try:
-                now = await look(connection, unit)
-            finally:
-                await connection.close()
-    except (SessiondError, TimeoutError):
-        return None
-    if now is None:
-        return None
-    if now.job in ("restart", "try-restart"):
-        return "restart"
-    return "stop" if now.job == "stop" else None
+    Raises Unreachable `init_unavailable` where the manager does not answer.
+    """
+    _, output = await systemctl("list-jobs", "--plain", "--no-legend", "--", unit, deadline=_DEADLINE)
+    for line in output.splitlines():
+        # Number, unit, type, state.
+        words = line.split()
+        if len(words) >= 3 and words[1] == unit:
+            return _REASONS.get(words[2])
+    return None
