@@ -14,6 +14,8 @@ from sessiond.init.systemd.names import MANAGER_PATH, PEER, UNIT, unit_name
 from sessiond.init.systemd.status import is_daemon
 from sessiond.init.systemd.units import RESTART_DELAY
 
+_MARGIN = 0.001
+
 
 class Waking:
     """While entered, pings the manager at the moment that its restart timer for a session daemon is due.
@@ -46,11 +48,14 @@ class Waking:
     def _receive(self, message: Message) -> None:
         if message.member != "PropertiesChanged" or message.body[0] != UNIT:
             return
-        state = message.body[1].get("SubState")
+        state, since = (message.body[1].get(name) for name in ("SubState", "StateChangeTimestampMonotonic"))
         unit = unit_name(message.path or "")
-        if state is not None and state.value == "auto-restart" and unit not in self._due and is_daemon(unit):
-            loop = asyncio.get_running_loop()
-            self._due[unit] = loop.call_later(RESTART_DELAY, self._wake, unit)
+        if state is None or state.value != "auto-restart" or unit in self._due or not is_daemon(unit):
+            return
+        loop = asyncio.get_running_loop()
+        # The timer was set when the state changed; the loop's clock is that of the timestamp.
+        began = since.value / 1e6 if since is not None else loop.time()
+        self._due[unit] = loop.call_at(began + RESTART_DELAY + _MARGIN, self._wake, unit)
 
     def _wake(self, unit: str) -> None:
         del self._due[unit]
