@@ -109,7 +109,11 @@ class Registry:
             for session, path, found in linked:
                 await self._saw(path, session, found)
         known = {path: found for _, path, found in linked if isinstance(found, Identity)}
-        return await self.scan(roots, known=known)
+        result = await self.scan(roots, known=known)
+        # A copy has no link: one that a scan no longer finds is looked at by itself.
+        copies = frozenset().union(*(entry.copies for entry in self.entries.values()))
+        await self.look(copies - {path for path, _ in result.workspaces})
+        return result
 
     def _read_linked(self) -> list[tuple[str, Path, Identity | SessiondError]]:
         """Every session that the state folder leads to, and what its workspace holds."""

@@ -239,6 +239,21 @@ def test_a_runtime_folder_that_is_a_symlink_is_refused(product: Product) -> None
     assert product.rows() == []
 
 
+def test_a_runtime_folder_of_another_user_is_refused(product: Product) -> None:
+    folder = f"{product.host.runtime_dir}/sessiond"
+    product.stop_supervisor()
+    product.host.run(["sh", "-c", f"rm -rf {folder}; mkdir -m 777 {folder}"], user=False)
+    try:
+        done = product.host.run([f"{HOME}/.local/share/sessiond/launcher"], check=False, timeout=20)
+        assert done.returncode == 1
+        assert "belongs to" in done.stderr
+        assert product.host.run(["ls", "-A", folder]).stdout == ""
+    finally:
+        product.host.run(["rm", "-rf", folder], user=False)
+    product.start_supervisor()
+    assert product.rows() == []
+
+
 def test_a_supervisor_that_hangs_is_restarted_by_the_watchdog(product: Product) -> None:
     session = product.started()["id"]
     before = product.unit(session)
