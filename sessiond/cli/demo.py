@@ -354,4 +354,8 @@ def _journal_until(host: Host, matches: list[str], wanted: tuple[str, ...]) -> l
         # Closing its output ends journalctl, and waiting for it leaves no zombie behind, as a signal would
         # where this process is not its parent.
         process.stdout.close()
+        try:
+            process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
     return lines

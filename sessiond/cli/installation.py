@@ -318,6 +318,16 @@ def _unlink(path: Path) -> bool:
     return True
 
 
+def clear_runtime(folder: Path) -> None:
+    """Take away what a supervisor that ended leaves in its runtime folder, unless daemons serve there."""
+    with suppress(OSError):
+        (folder / "sessions").rmdir()
+    if not (folder / "sessions").exists():
+        (folder / "sessiond.lock").unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()
+
+
 def remove_folder(path: Path) -> bool:
     """Remove a folder of ours with all it holds, links themselves and never what they point to."""
     if path.is_symlink() or not path.is_dir():

@@ -77,7 +77,10 @@ def _install(host: Host, folder: Path) -> None:
 def _take_away(host: Host) -> None:
     """Undo _install in a user manager that stays, without touching sessions that are not the demo's."""
     installation.stop_unit(host)
+    if not host.systemctl("list-units", "--plain", "--no-legend", "sessiond-*").stdout.strip():
+        host.systemctl("stop", "sessiond.slice")
     installation.sessionctl(host, "uninstall", "--runtime")
+    installation.clear_runtime(Path(host.socket).parent)
 
 
 def _reported(note: Callable[[str], None], undo: Callable[[], object]) -> None:

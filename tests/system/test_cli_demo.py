@@ -1,0 +1,179 @@
+"""The demo: in the user manager, beside a supervisor that is there, in a nest; it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sessiond.testing.host import HOME, Host
+from tests.system.product import Product
+from tests.system.test_cli import files
+
+SESSIONCTL = str(Path(sys.executable).parent / "sessionctl")
+
+
+def units(host: Host) -> str:
+    return host.systemctl("list-units", "--all", "--plain", "--no-legend", "sessiond*").stdout
+
+
+def leftovers(host: Host) -> set[str]:
+    return {path for path in files(host, HOME, host.runtime_dir, "/tmp") if "sessiond" in path}
+
+
+def held(host: Host) -> dict[str, object]:
+    told: dict[str, object] = json.loads(host.sessionctl("demo", "--json", timeout=60).stdout)
+    claims = told["claims"]
+    assert isinstance(claims, list)
+    assert len(claims) >= 9
+    assert all(claim["held"] for claim in claims)
+    return told
+
+
+def test_in_the_user_manager_it_brings_up_a_supervisor_and_takes_it_away(
+    fresh_host: Callable[..., Host],
+) -> None:
+    host = fresh_host()
+    before = leftovers(host)
+    told = held(host)
+    assert told["place"] == "in your user manager"
+    assert leftovers(host) - before == set()
+    assert units(host) == ""
+
+
+def test_beside_a_supervisor_that_is_there_it_touches_nothing_of_it(product: Product) -> None:
+    session = product.started()["id"]
+    supervisor, daemon = product.supervisor_pid(), product.pid(session)
+    before = product.rows()
+    held(product.host)
+    assert product.rows() == before
+    assert (product.supervisor_pid(), product.pid(session)) == (supervisor, daemon)
+
+
+def test_a_supervisor_that_was_down_is_down_afterwards(product: Product) -> None:
+    session = product.started()["id"]
+    daemon = product.pid(session)
+    product.ctl("down")
+    held(product.host)
+    assert product.refused(5, "list")["hint"] == "sessionctl up"
+    assert product.pid(session) == daemon
+
+
+def test_a_claim_that_does_not_hold_makes_it_fail(product: Product) -> None:
+    folder = f"{HOME}/w/bin"
+    product.write(f"{folder}/journalctl", "#!/bin/sh\nexec sleep 60\n")
+    product.host.run(["chmod", "755", f"{folder}/journalctl"])
+    path = product.host.environment()["PATH"]
+    done = product.host.sessionctl("demo", "--json", check=False, env={"PATH": f"{folder}:{path}"})
+    assert done.returncode == 1
+    failed = [one["claim"] for one in json.loads(done.stdout)["claims"] if not one["held"]]
+    assert len(failed) == 1
+    assert "journal" in failed[0]
+
+
+# ---- in a nest ------------------------------------------------------------------------------
+
+# In a mount namespace with records of nests of its own, where the live home is written to an upper layer.
+_ALONE = """
+set -e
+mkdir -p /run/sessiond-nest
+mount -t tmpfs tmpfs /run/sessiond-nest
+cd /run/sessiond-nest
+mkdir upper work
+mount -t overlay overlay -o "lowerdir=$HOME,upperdir=upper,workdir=work" "$HOME"
+cd /
+exec "$@"
+"""
+_WRITTEN = "find /run/sessiond-nest/upper -mindepth 1 -not -type d >&2"
+
+
+def alone(*argv: str) -> subprocess.CompletedProcess[str]:
+    """Run argv as after a login, where no nest is recorded; nothing reaches the live home."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-c", _ALONE, "sh", *argv],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=env | {"HOME": pwd.getpwuid(os.getuid()).pw_dir},
+    )
+
+
+@pytest.fixture
+def privileged() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a nest beside the live ones takes root")
+
+
+NEEDS_ROOT = "needs root" if os.geteuid() != 0 else ""
+
+
+@pytest.mark.may_skip(NEEDS_ROOT)
+def test_in_a_nest_of_its_own(privileged: None) -> None:
+    done = alone("sh", "-ec", f'"$1" demo --json; {_WRITTEN}', "sh", SESSIONCTL)
+    assert done.returncode == 0, done.stderr + done.stdout
+    told = json.loads(done.stdout)
+    assert told["place"] == "in a nest of the demo's own"
+    assert all(claim["held"] for claim in told["claims"])
+    assert done.stderr == "", "it wrote to the home"
+
+
+_UP_TO_DOWN = """
+ctl=$1
+$ctl nest status --json && exit 9 || test $? = 3
+$ctl nest up --json
+$ctl nest up --json
+$ctl new "$2" --name one --start --json
+pid=$($ctl show one --json | sed -n 's/^  "pid": \\([0-9]*\\),/\\1/p')
+test "$(readlink /proc/$pid/ns/pid)" != "$(readlink /proc/self/ns/pid)"
+$ctl logs one | grep -q "Started "
+$ctl status one | grep -q "Main PID: $pid"
+$ctl list --json
+test "$($ctl nest exec -- systemctl --user is-active sessiond.service)" = active
+$ctl nest exec -- sh -c 'exit 7' && exit 9 || test $? = 7
+$ctl doctor --json | grep -q user_manager
+$ctl nest status --json
+mkfifo "$2.fifo"
+$ctl nest exec -- sh -c 'echo inside; exec sleep 100' >"$2.fifo" &
+read -r word <"$2.fifo"
+test "$word" = inside
+begun=$(date +%s)
+$ctl nest down
+test $(($(date +%s) - begun)) -lt 8
+wait $! && exit 9
+$ctl list && exit 9 || test $? = 5
+$ctl nest down
+"""
+
+
+@pytest.mark.may_skip(NEEDS_ROOT)
+def test_the_nest_s_verbs_from_up_to_down(privileged: None, tmp_path: Path) -> None:
+    done = alone("sh", "-ec", _UP_TO_DOWN + _WRITTEN, "sh", SESSIONCTL, str(tmp_path / "work"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    down, first, second, made, listed, living = _values(done.stdout)
+    assert (down["state"], living["state"]) == ("down", "up")
+    assert first["pid"] == second["pid"] == living["pid"]
+    assert first["supervisor"]["pid"] == living["supervisor"]["pid"]
+    assert (made["id"], made["pid"]) in [(row["id"], row["pid"]) for row in listed]
+    written = [line for line in done.stderr.splitlines() if line.startswith("/run/sessiond-nest/upper/")]
+    assert all("/.local/state/sessiond/" in line for line in written), "only sessions' state is in the home"
+
+
+def _values(text: str) -> list[Any]:
+    """The JSON values in what was printed; other lines are left out."""
+    values = []
+    while text := text.lstrip():
+        if text[0] in "{[":
+            value, end = json.JSONDecoder().raw_decode(text)
+            values.append(value)
+            text = text[end:]
+        else:
+            text = text.partition("\n")[2]
+    return values
