@@ -21,6 +21,7 @@ from sessiond import config
 from sessiond.cli import main
 from sessiond.paths import Paths, private_folder
 from sessiond.supervisor import parts
+from sessiond.supervisor.mirror import Mirror
 from sessiond.testing.fake_init import FakeInit
 
 T = TypeVar("T")
@@ -124,20 +125,20 @@ class StandIn:
         private_folder(paths.runtime)
         private_folder(paths.state)
         async with AsyncExitStack() as stack:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(parts, "SystemdInit", lambda: self.init)
-                built = await parts.build(stack, paths, config.load(paths.config_file))
+            mirror = Mirror(self.init)
+            following = asyncio.create_task(mirror.run())
+            settings = config.load(paths.config_file)
+            built = await parts.build(stack, paths, settings, self.init, mirror)
             self.parts = built
-            mirror = asyncio.create_task(built.mirror.run())
             await built.load()
             jobs = [asyncio.create_task(job) for _, job in built.jobs()]
             await built.server.start()
             self._ready.set()
             await self._end.wait()
             await built.server.stop(0)
-            for task in (mirror, *jobs):
+            for task in (following, *jobs):
                 task.cancel()
-            await asyncio.gather(mirror, *jobs, return_exceptions=True)
+            await asyncio.gather(following, *jobs, return_exceptions=True)
 
 
 @contextlib.contextmanager
