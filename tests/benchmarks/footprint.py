@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from sessiond.model.unit import daemon_unit
 from tests.benchmarks.figures import Figure, Goal
@@ -12,6 +13,10 @@ from tests.benchmarks.stage import Stage, progress
 
 _EACH = 8
 _SECONDS = 20.0
+# What the rates of equal processes differ by from run to run.
+_NOISE = 1.15
+# gRPC keeps threads of its start for some seconds, in which they wake up without work.
+_SETTLING = 15.0
 _BARE = f"a bare grpc.aio process, {_EACH} of each at once"
 
 
@@ -24,10 +29,9 @@ async def footprint(stage: Stage, runs: int) -> list[Figure]:
         await stage.start_bare(unit)
     mine = [await _pid(stage, daemon_unit(session)) for session in sessions]
     bare = [await _pid(stage, unit) for unit in units]
-    progress(f"letting {2 * _EACH} daemons idle for {_SECONDS:g} s")
-    before = [_switches(pid) for pid in mine + bare]
-    await asyncio.sleep(_SECONDS)
-    rates = [(_switches(pid) - old) / _SECONDS for pid, old in zip(mine + bare, before, strict=True)]
+    progress(f"letting {2 * _EACH} daemons idle for {_SETTLING + _SECONDS:g} s")
+    await asyncio.sleep(_SETTLING)
+    rates, own = await _rates(mine + bare)
     memory = [_pss(pid) for pid in mine + bare]
     for unit in units:
         await stage.bus.stop(unit)
@@ -37,8 +41,30 @@ async def footprint(stage: Stage, runs: int) -> list[Figure]:
         Figure(
             "memory", "a session daemon's own memory (PSS)", _BARE, "MB", *_halves(memory), Goal.TIMES, 1.4
         ),
-        Figure("wakeups", "its wake-ups while idle", _BARE, "/s", *_halves(rates), Goal.TIMES, 1.1),
+        Figure(
+            "wakeups",
+            "its wake-ups while idle",
+            _BARE,
+            "/s",
+            *_halves(rates),
+            Goal.TIMES,
+            _NOISE,
+            parts={"from its own event loop": median(own[:_EACH])},
+            note="the others are those of gRPC's threads, in both; the goal is as many, give or take noise",
+        ),
     ]
+
+
+async def _rates(pids: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Voluntary context switches a second of each process, and of its main thread alone."""
+    before = [(_switches(pid), _switches(pid, str(pid))) for pid in pids]
+    await asyncio.sleep(_SECONDS)
+    after = [(_switches(pid), _switches(pid, str(pid))) for pid in pids]
+
+    def rates(side: int) -> list[float]:
+        return [(new[side] - old[side]) / _SECONDS for old, new in zip(before, after, strict=True)]
+
+    return rates(0), rates(1)
 
 
 def _halves(values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
@@ -55,10 +81,10 @@ def _pss(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
 
 
-def _switches(pid: int) -> int:
-    """Voluntary context switches of all threads so far."""
+def _switches(pid: int, thread: str = "*") -> int:
+    """Voluntary context switches so far, of all threads or one."""
     count = 0
-    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+    for status in Path(f"/proc/{pid}/task").glob(f"{thread}/status"):
         lines = status.read_text().splitlines()
         count += next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
     return count
