@@ -15,7 +15,7 @@ from sessiond import __version__
 from sessiond.cli import exits, render
 from sessiond.cli.app import App
 from sessiond.cli.host import SUPERVISOR_UNIT, Host
-from sessiond.cli.journal import session_matches
+from sessiond.cli.journal import last_lines, session_matches
 from sessiond.cli.verb import verb
 from sessiond.errors import SessiondError, TimedOut
 
@@ -255,9 +255,13 @@ class Acts:
         """What the journal has on it."""
         with self._play.scene("Its journal tells the same"):
             wanted = ("code=killed, status=9/KILL", "Scheduled restart job", "Started ")
-            lines = _journal_until(self._host, session_matches(session.id), wanted)
+            matches = session_matches(session.id)
+            lines = _journal_until(self._host, matches, wanted)
             text = "\n".join(line.replace(session.unit, "…") for line in lines[-8:])
             self._play.command(f"sessionctl logs {session.name}", text)
+            if not lines and last_lines(self._host, matches, 1) is None:
+                self._play.tell("The journal cannot be read by this user: sessionctl doctor says why.")
+                return
             missing = [one for one in wanted if not any(one in line for line in lines)]
             told = "killed by SIGKILL, scheduled again, started again: the journal has each"
             self._play.claim(told, not missing, f"not found: {', '.join(missing)}")

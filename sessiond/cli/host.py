@@ -33,7 +33,7 @@ class Host:
 
     def pid(self, inner: int) -> int | None:
         """A pid that the supervisor or its systemd told, as seen from here; None where it is not seen."""
-        if self.nest is None:
+        if self.nest is None or os.path.dirname(self.socket) != self.nest.record.runtime_dir:
             return inner
         if inner not in self._outer:
             from sessiond import nest
@@ -137,7 +137,7 @@ def find_host(socket: str | None, environ: Mapping[str, str] | None = None) -> H
         named = os.path.join(runtime_folder(env), "sessiond.sock")
     if not named and nest is not None:
         named = os.path.join(nest.record.runtime_dir, "sessiond.sock")
-    return Host(named, nest=nest, manager=manager)
+    return Host(os.path.abspath(named), nest=nest, manager=manager)
 
 
 def runtime_base(env: Mapping[str, str]) -> str:

@@ -68,7 +68,7 @@ def test_a_supervisor_that_was_down_is_down_afterwards(product: Product) -> None
 
 def test_a_claim_that_does_not_hold_makes_it_fail(product: Product) -> None:
     folder = f"{HOME}/w/bin"
-    product.write(f"{folder}/journalctl", "#!/bin/sh\nexec sleep 60\n")
+    product.write(f"{folder}/journalctl", "#!/bin/sh\nexit 0\n")
     product.host.run(["chmod", "755", f"{folder}/journalctl"])
     path = product.host.environment()["PATH"]
     done = product.host.sessionctl("demo", "--json", check=False, env={"PATH": f"{folder}:{path}"})
@@ -89,7 +89,9 @@ cd /run/sessiond-nest
 mkdir upper work
 mount -t overlay overlay -o "lowerdir=$HOME,upperdir=upper,workdir=work" "$HOME"
 cd /
-exec "$@"
+ctl=$1; shift
+trap '"$ctl" nest down' EXIT
+"$@"
 """
 _WRITTEN = "find /run/sessiond-nest/upper -mindepth 1 -not -type d >&2"
 
@@ -98,7 +100,7 @@ def alone(*argv: str) -> subprocess.CompletedProcess[str]:
     """Run argv as after a login, where no nest is recorded; nothing reaches the live home."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
     return subprocess.run(
-        ["unshare", "--mount", "sh", "-c", _ALONE, "sh", *argv],
+        ["unshare", "--mount", "sh", "-c", _ALONE, "sh", SESSIONCTL, *argv],
         capture_output=True,
         text=True,
         timeout=120,
@@ -119,10 +121,30 @@ NEEDS_ROOT = "needs root" if os.geteuid() != 0 else ""
 def test_in_a_nest_of_its_own(privileged: None) -> None:
     done = alone("sh", "-ec", f'"$1" demo --json; {_WRITTEN}', "sh", SESSIONCTL)
     assert done.returncode == 0, done.stderr + done.stdout
-    told = json.loads(done.stdout)
+    [told] = _values(done.stdout)
     assert told["place"] == "in a nest of the demo's own"
     assert all(claim["held"] for claim in told["claims"])
     assert done.stderr == "", "it wrote to the home"
+
+
+@pytest.mark.may_skip(NEEDS_ROOT)
+@pytest.mark.parametrize("seconds", [0.3, 0.8, 1.5, 2.0])
+def test_ctrl_c_in_the_middle_cleans_up_too(privileged: None, seconds: float) -> None:
+    script = """
+import signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+process = subprocess.Popen([sys.argv[1], "demo", "--json"])
+try:
+    process.wait(float(sys.argv[2]))
+except subprocess.TimeoutExpired:
+    process.send_signal(signal.SIGINT)
+print("exit", process.wait(60))
+"""
+    look = f'"$1" -c "$2" "$3" "$4"; ls -A /run/sessiond-nest | grep -v -e upper -e work || true; {_WRITTEN}'
+    done = alone("sh", "-ec", look, "sh", sys.executable, script, SESSIONCTL, str(seconds))
+    assert "exit 130" in done.stdout or "exit 0" in done.stdout, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1].startswith("there was no nest"), done.stdout
 
 
 _UP_TO_DOWN = """

@@ -81,11 +81,13 @@ def test_a_nest_is_not_even_looked_for_where_a_manager_runs(monkeypatch: pytest.
 def test_pids_of_a_nest_are_told_as_seen_from_here(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = [{7: 700}, {7: 700, 8: 800}]
     monkeypatch.setattr("sessiond.nest.outer_pids", lambda nest: seen.pop(0) if len(seen) > 1 else seen[0])
-    nested = Host(SHOWN, nest=Nest(), manager=False)  # type: ignore[arg-type]
+    nested = Host("/run/nest/sessiond.sock", nest=Nest(), manager=False)  # type: ignore[arg-type]
     assert nested.pid(7) == 700
     assert nested.pid(8) == 800, "a process that came later is looked up again"
     assert nested.pid(9) is None
     assert Host(SHOWN, nest=None, manager=True).pid(9) == 9
+    elsewhere = Host(SHOWN, nest=Nest(), manager=False)  # type: ignore[arg-type]
+    assert elsewhere.pid(7) == 7, "another supervisor's pids are not the nest's"
 
 
 def test_programs_find_the_bus_without_a_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
