@@ -36,21 +36,20 @@ def test_paths_with_odd_characters_work_all_the_way(product: Product) -> None:
     for word, name in ODD_NAMES.items():
         folder = f"{HOME}/w/odd/{name}"
         product.host.run(["mkdir", "-p", "--", folder])
-        made = product.json("new", folder, "--start")
+        made = product.json("new", folder)
         sessions[word] = made["id"]
         assert made["path"] == folder, word
-        assert made["state"] == "active", word
-        cwd = os.readlink(product.host.path(f"/proc/{product.pid(made['id'])}/cwd"))
-        assert cwd == folder, word
+    for session in product.json("start", *sessions.values()):
+        assert session["state"] == "active", session["path"]
+    pids = _all_run_in_their_workspaces(product, sessions)
     # systemd reads what it wrote, and restarts what it runs.
     product.host.systemctl("daemon-reload")
-    for word, session in sessions.items():
-        pid = product.pid(session)
+    for pid in pids.values():
         product.kill(pid)
-        again = product.new_pid(session, besides=pid)
+    for session, pid in pids.items():
+        product.new_pid(session, besides=pid)
         product.wait(session, "active")
-        cwd = os.readlink(product.host.path(f"/proc/{again}/cwd"))
-        assert cwd == f"{HOME}/w/odd/{ODD_NAMES[word]}", word
+    _all_run_in_their_workspaces(product, sessions)
     # Shown as one line each, whatever is in them; found by path.
     lines = product.ctl("list").splitlines()
     assert len([line for line in lines if "active" in line]) == len(ODD_NAMES)
@@ -59,6 +58,15 @@ def test_paths_with_odd_characters_work_all_the_way(product: Product) -> None:
         assert product.show(f"{HOME}/w/odd/{ODD_NAMES[word]}")["id"] == session
     product.restart_supervisor()
     assert {row["id"] for row in product.agrees()} == set(sessions.values())
+
+
+def _all_run_in_their_workspaces(product: Product, sessions: dict[str, str]) -> dict[str, int]:
+    """Check it of sessions by the word for their folder; returns pids by session."""
+    pids = {session: product.pid(session) for session in sessions.values()}
+    for word, session in sessions.items():
+        cwd = os.readlink(product.host.path(f"/proc/{pids[session]}/cwd"))
+        assert cwd == f"{HOME}/w/odd/{ODD_NAMES[word]}", word
+    return pids
 
 
 def test_a_path_of_4000_characters(product: Product) -> None:
