@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from signal import Signals
 
 from sessiond.model.identity import is_id
@@ -14,6 +15,7 @@ ROOT_SLICE = "sessiond.slice"
 _DAEMON_PREFIX = "sessiond-session@"
 _SLICE_PREFIX = "sessiond-"
 _AGENTS_SUFFIX = "-agents"
+_NAMES_KEPT = 8192
 
 # Values of ExecMainCode: the si_code of the SIGCHLD (CLD_*).
 CLD_EXITED, CLD_KILLED, CLD_DUMPED = 1, 2, 3
@@ -86,11 +88,14 @@ def agents_slice(session: str) -> str:
     return f"{_SLICE_PREFIX}{session}{_AGENTS_SUFFIX}.slice"
 
 
+# Asked many times of each unit; there are some for each session.
+@lru_cache(maxsize=_NAMES_KEPT)
 def session_of_daemon(unit: str) -> str | None:
     """Id of the session whose daemon's unit this is, or None."""
     return _between(unit, _DAEMON_PREFIX, ".service")
 
 
+@lru_cache(maxsize=_NAMES_KEPT)
 def session_of_slice(unit: str) -> str | None:
     """Id of the session whose slice or agents' slice this is, or None."""
     return _between(unit, _SLICE_PREFIX, ".slice") or _between(unit, _SLICE_PREFIX, f"{_AGENTS_SUFFIX}.slice")

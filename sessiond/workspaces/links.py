@@ -125,14 +125,18 @@ def sweep(paths: Paths) -> None:
         return
     except OSError as error:
         raise from_os(error, paths.sessions_state) from error
+    parent = str(paths.sessions_state)
     for name in filter(is_id, names):
-        folder = paths.sessions_state / name
+        folder = f"{parent}/{name}"
+        # The quickest look at those that hold something, which are nearly all.
+        if os.path.lexists(f"{folder}/{LINK}"):
+            continue
         with suppress(OSError):
             left = os.listdir(folder)
             if all(one.startswith(_DRAFTS) for one in left):
                 for one in left:
-                    (folder / one).unlink()
-                folder.rmdir()
+                    os.unlink(f"{folder}/{one}")
+                os.rmdir(folder)
 
 
 def _checked(session: str) -> str:

@@ -74,6 +74,8 @@ class Feed:
         self._wanted: set[str] = set()
         self._questions: dict[int, tuple[str, status.Field]] = {}
         self._open: dict[str, int] = {}
+        # Answers not yet put into their unit: a thousand units are made anew once, not for each field.
+        self._answers: dict[str, dict[str, Any]] = {}
         self._held: dict[str, dict[str, Any]] = {}
         self._barriers: dict[int, str] = {}
         self._due: float | None = None
@@ -111,6 +113,7 @@ class Feed:
         self._wanted.clear()
         self._questions.clear()
         self._open.clear()
+        self._answers.clear()
         self._held.clear()
         self._barriers.clear()
         self._listing = self._relisting = 0
@@ -189,6 +192,7 @@ class Feed:
                 continue
             unit = status.from_listing(row)
             self._units[unit.name] = unit
+            self._answers.pop(unit.name, None)
             missing = status.missing_after_listing(unit, frozen=self._follow(unit))
             self._ask(unit.name, missing)
             if not missing and not self._building:
@@ -203,21 +207,28 @@ class Feed:
         return self._freezer.follow(unit.name)
 
     def _frozen(self, name: str, frozen: bool) -> None:
-        unit = self._units.get(name)
+        unit = self._known(name)
         if unit is not None and unit.frozen != frozen and not self._listing:
             self._ask(name, status.fields(["freezer_state"]))
 
     def _answered(self, name: str, field: status.Field, value: Any) -> None:
-        unit = self._units.get(name)
         # Refused means that the unit went away in between, which is told by itself.
-        if unit is not None and value is not None:
-            self._units[name] = unit = replace(unit, **{field.name: field.convert(value)})
+        if value is not None:
+            self._answers.setdefault(name, {})[field.name] = field.convert(value)
         left = self._open[name] = self._open[name] - 1
         if left == 0:
             del self._open[name]
+            unit = self._known(name)
             if unit is not None and not self._building:
                 self._emit(UnitAppeared(unit))
         self._finish_building()
+
+    def _known(self, name: str) -> UnitStatus | None:
+        """The unit with all that was answered of it so far."""
+        unit, told = self._units.get(name), self._answers.pop(name, None)
+        if unit is not None and told:
+            self._units[name] = unit = replace(unit, **told)
+        return unit
 
     def _finish_building(self) -> None:
         if self._building and not self._open and not self._listing:
@@ -245,7 +256,8 @@ class Feed:
     def _changed(self, name: str, interface: str, properties: dict[str, Any], without: list[str]) -> None:
         if self._listing or not status.is_ours(name):
             return
-        unit = self._units.get(name)
+        # What was answered before this was heard is older than it.
+        unit = self._known(name)
         if unit is None or status.invalidated(interface, without):
             self._want(name)
             return
@@ -280,6 +292,7 @@ class Feed:
     def _removed(self, name: str) -> None:
         self._wanted.discard(name)
         self._release(name)
+        self._answers.pop(name, None)
         if self._units.pop(name, None) is not None and not self._building:
             self._emit(UnitRemoved(name))
 
