@@ -58,10 +58,10 @@ sessionctl limit shop MemoryMax=
 @target()
 @click.argument("properties", nargs=-1, metavar="[PROPERTY=VALUE]...")
 def limit(app: App, target: str, properties: tuple[str, ...]) -> None:
-    """Limit what runs in a session, for good; an empty value lifts a limit.
+    """Limit what runs in a session, for good.
 
-    Takes any resource-control property of systemd (systemd.resource-control(5)). Without one, shows
-    the limits in force.
+    Takes any resource-control property of systemd (systemd.resource-control(5)); an empty value lifts
+    a limit. Without a property, shows the limits in force.
     """
     from sessiond.cli.jsonout import limits_object
     from sessiond.rpc._generated.v1 import sessions_pb2 as pb
@@ -169,9 +169,9 @@ sessionctl delete ./trial --purge --yes
 @click.option("--stop", is_flag=True, help="Stop it first if it runs.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before a purge.")
 def delete(app: App, targets: tuple[str, ...], purge: bool, stop: bool, yes: bool) -> None:
-    """Make sessions plain folders again: removes identity, labels and state, not the files.
+    """Make sessions plain folders again.
 
-    With --purge the folder goes too, after the session's name was typed.
+    Removes identity, labels and what sessiond keeps of them, not the files. With --purge the folder goes too, after the session's name was typed.
     """
     from sessiond.rpc._generated.v1 import sessions_pb2 as pb
 

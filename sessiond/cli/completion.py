@@ -33,7 +33,10 @@ sessionctl completion fish > ~/.config/fish/completions/sessionctl.fish
 )
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(app: App, shell: str) -> None:
-    """Print the script that has a shell complete verbs, options and names of sessions."""
+    """Print the script for completion in a shell.
+
+    It completes verbs, options and names of sessions.
+    """
     script = _class(shell)(click.Command(PROGRAM), {}, PROGRAM, VARIABLE)
     # ShellComplete's own method: bash's would start a bash to look at its version.
     text = ShellComplete.source(script)

@@ -17,7 +17,10 @@ sessionctl config --json | jq '.[] | select(.origin != "default")'
 """,
 )
 def config(app: App) -> None:
-    """Show the settings in force, and whether a flag, a variable, the file or the default set them."""
+    """Show the settings in force, and who set each.
+
+    A flag, a variable, the file, or the default.
+    """
     from sessiond import config as settings
     from sessiond.paths import Paths
 

@@ -81,7 +81,10 @@ sessionctl kill shop --signal TERM
 @targets()
 @click.option("-s", "--signal", default="", metavar="SIGNAL", help="Name or number; by default SIGKILL.")
 def kill(app: App, targets: tuple[str, ...], signal: str) -> None:
-    """Send a signal to the daemons of sessions; the init system has them back."""
+    """Send a signal to the daemons of sessions.
+
+    What runs in them goes on, and the init system has them back.
+    """
     sent = signal.upper() or "SIGKILL"
     app.each_session(
         "Kill", targets, lambda one: f"{render.plain(one['name'])}: {render.plain(sent)} sent", signal=signal
@@ -98,7 +101,10 @@ sessionctl use --none
 @target(required=False, metavar="[SESSION]")
 @click.option("--none", is_flag=True, help="Stop the session in use, and use none.")
 def use(app: App, target: str | None, none: bool) -> None:
-    """Make a session the one in use, and start it; without a word, show which it is."""
+    """Make a session the one in use, and start it.
+
+    Without a word, show which it is.
+    """
     from sessiond.client.sync import JOB_TIMEOUT
     from sessiond.rpc._generated.v1 import sessions_pb2 as pb
 
@@ -142,7 +148,7 @@ sessionctl start shop --no-wait && sessionctl wait shop --timeout 1min
 )
 @click.option("--timeout", metavar="TIME", help="Longest wait: seconds, or 500ms, 30s, 5min, 2h.")
 def wait(app: App, targets: tuple[str, ...], states: tuple[str, ...], timeout: str | None) -> None:
-    """Wait until all of the sessions named are in one of the states asked for."""
+    """Wait until all sessions named are in a state asked for."""
     from sessiond.cli.jsonout import STATE_NUMBERS
     from sessiond.rpc._generated.v1 import sessions_pb2 as pb
 

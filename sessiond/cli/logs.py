@@ -30,7 +30,9 @@ sessionctl logs shop --json | jq -r .MESSAGE
 def logs(
     app: App, target: str | None, supervisor: bool, follow: bool, lines: str | None, since: str | None
 ) -> None:
-    """Show the journal of a session: its daemon, all that runs in it, and what the init system did.
+    """Show the journal of a session.
+
+    What its daemon and all that runs in it wrote, and what the init system did to them.
 
     With --json one object a line, with the journal's own fields.
     """

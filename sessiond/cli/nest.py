@@ -55,7 +55,10 @@ sessionctl nest up --bare
 )
 @click.option("--bare", is_flag=True, help="Only boot: no supervisor.")
 def up(app: App, bare: bool) -> None:
-    """Boot the nest and bring the supervisor up in it; one that is up is fine."""
+    """Boot the nest, and the supervisor in it.
+
+    One that is up is fine.
+    """
     from sessiond import nest as library
 
     need_no_manager()
@@ -98,7 +101,10 @@ sessionctl nest down
 """,
 )
 def down(app: App) -> None:
-    """End the nest with all that runs in it, and leave no process, mount or cgroup behind."""
+    """End the nest with all that runs in it.
+
+    Leaves no process, mount or cgroup behind.
+    """
     from sessiond import nest as library
 
     existed = library.down()
@@ -116,7 +122,10 @@ sessionctl nest status --json | jq -r .socket
 """,
 )
 def status(app: App) -> None:
-    """Show whether a nest lives, and the supervisor in it. Exits with 3 when none does."""
+    """Show whether a nest lives.
+
+    And the supervisor in it. Exits with 3 when none does.
+    """
     from sessiond import nest as library
 
     living = library.status()
@@ -178,7 +187,10 @@ sessionctl nest exec --root -- journalctl -b
 @click.option("--root", is_flag=True, help="As root of the nest rather than its user.")
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
 def exec_(app: App, root: bool, words: tuple[str, ...]) -> None:
-    """Run a command in the nest, as its user, in this folder; exits as the command does."""
+    """Run a command in the nest.
+
+    As its user, in this folder; exits as the command does.
+    """
     from sessiond import nest as library
 
     living = library.status()

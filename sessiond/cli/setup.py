@@ -33,9 +33,9 @@ sessionctl install --runtime     # until the next boot, nothing in your home
 @click.option("--no-linger", is_flag=True, help="Leave linger as it is.")
 @click.option("--environment", multiple=True, hidden=True, help="Of the supervisor, with --runtime.")
 def install(app: App, runtime: bool, no_linger: bool, environment: tuple[str, ...]) -> None:
-    """Write and enable the units and the launcher, start the supervisor, turn on linger.
+    """Install for this user, start the supervisor, turn on linger.
 
-    For this user, and for the interpreter that sessionctl runs from. Run it again after an upgrade.
+    Writes and enables the units and the launcher: for this user, and for the interpreter that sessionctl runs from. Run it again after an upgrade.
     """
     host = app.host
     host.need_manager()
@@ -119,7 +119,10 @@ sessionctl uninstall --yes
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--runtime", is_flag=True, help="Only what `install --runtime` wrote; nothing is stopped.")
 def uninstall(app: App, keep_data: bool, yes: bool, runtime: bool) -> None:
-    """Stop all sessions and take sessiond away. Workspaces, and identities in them, stay."""
+    """Stop all sessions and take sessiond away.
+
+    Workspaces, and the identities in them, stay.
+    """
     host, paths, places = app.host, Paths.from_environment(), Places.of_user()
     if runtime:
         _remove_runtime(app)
@@ -203,7 +206,7 @@ sessionctl down
 """,
 )
 def down(app: App) -> None:
-    """Stop the supervisor. Sessions go on; only nobody can be asked about them here."""
+    """Stop the supervisor; sessions go on."""
     app.host.need_manager()
     ran = installation.stop_unit(app.host)
     if app.json:

@@ -28,7 +28,10 @@ sessionctl status . --json
 )
 @target(required=False, metavar="[SESSION]")
 def status(app: App, target: str | None) -> None:
-    """Show how a session is doing, with its last journal lines; without a word, the supervisor."""
+    """Show how a session, or the supervisor, is doing.
+
+    With what systemd counts of it, and the last lines of its journal.
+    """
     if target is None:
         _supervisor(app)
     else:

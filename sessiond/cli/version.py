@@ -16,7 +16,7 @@ sessionctl version --json
 """,
 )
 def version(app: App) -> None:
-    """Show the release of sessionctl, and of the supervisor where one runs."""
+    """Show the releases of sessionctl and of the supervisor."""
     from sessiond.rpc._generated.v1 import system_pb2 as pb
 
     try:
