@@ -171,7 +171,8 @@ sessionctl delete ./trial --purge --yes
 def delete(app: App, targets: tuple[str, ...], purge: bool, stop: bool, yes: bool) -> None:
     """Make sessions plain folders again.
 
-    Removes identity, labels and what sessiond keeps of them, not the files. With --purge the folder goes too, after the session's name was typed.
+    Removes identity, labels and what sessiond keeps of them, not the files. With --purge the folder
+    goes too, after the session's name was typed.
     """
     from sessiond.rpc._generated.v1 import sessions_pb2 as pb
 

@@ -35,7 +35,8 @@ sessionctl install --runtime     # until the next boot, nothing in your home
 def install(app: App, runtime: bool, no_linger: bool, environment: tuple[str, ...]) -> None:
     """Install for this user, start the supervisor, turn on linger.
 
-    Writes and enables the units and the launcher: for this user, and for the interpreter that sessionctl runs from. Run it again after an upgrade.
+    Writes and enables the units and the launcher, for the interpreter that sessionctl runs from. Run it
+    again after an upgrade.
     """
     host = app.host
     host.need_manager()
