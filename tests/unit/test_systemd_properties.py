@@ -31,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
             "IOReadBandwidthMax",
             "IODeviceLatencyTargetUSec",
             "IPAddressAllow",
+            "IPAddressDeny",
             "DeviceAllow",
         )
     },
@@ -98,6 +99,7 @@ def test_a_value_is_set_under_its_name_on_the_bus(name: str, text: str, bus: str
         ("IOReadBandwidthMax", "/dev/sda 5M", "/dev/sda 5M"),
         ("IODeviceLatencyTargetSec", "/dev/sda 25ms", "/dev/sda 25ms"),
         ("IPAddressAllow", "10.0.0.0/8 localhost", "10.0.0.0/8 127.0.0.0/8 ::1/128"),
+        ("IPAddressDeny", "::1 9.9.9.9 10.0.0.0/8 9.9.0.0/16", "9.9.0.0/16 9.9.9.9/32 10.0.0.0/8 ::1/128"),
         ("DeviceAllow", "/dev/null rw; char-pts", "/dev/null rw; char-pts rwm"),
         ("MemoryAccounting", "off", "no"),
         ("ManagedOOMMemoryPressureLimit", "80%", "80%"),

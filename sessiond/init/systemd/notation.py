@@ -153,5 +153,6 @@ def _network(network: IPv4Network | IPv6Network) -> list[int | bytes]:
 
 
 def format_networks(rows: Iterable[tuple[int, bytes, int]]) -> str:
-    """Networks, separated by spaces."""
-    return " ".join(str(ip_network((bytes(address), prefix))) for _, address, prefix in rows)
+    """Networks in order, separated by spaces: systemd keeps them as a set, in another order each boot."""
+    ordered = sorted((family, bytes(address), prefix) for family, address, prefix in rows)
+    return " ".join(str(ip_network((address, prefix))) for _, address, prefix in ordered)
