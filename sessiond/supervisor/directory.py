@@ -117,7 +117,7 @@ class Directory:
         entries = self._registry.entries
         if word in entries:
             return word
-        found = [entry.identity.id for entry in entries.values() if entry.identity.name == word]
+        found = list(self._registry.named(word))
         if not found:
             prefix = word.replace("-", "").lower()
             if len(prefix) >= ID_PREFIX_MIN:
@@ -176,10 +176,20 @@ class Directory:
             frozen=_frozen(unit) or _frozen(agents),
             enabled=None if self._enabled is None or not reachable else session in self._enabled,
             active=session == self._active,
-            conflict="" if not entry.copies else "also at " + ", ".join(map(str, sorted(entry.copies))),
+            conflict=self._conflict(entry),
             problem=entry.problem,
             endpoint=self._paths.session_socket(session),
         )
+
+    def _conflict(self, entry: Entry) -> str:
+        """Who else carries its id or its name."""
+        faults = []
+        if entry.copies:
+            faults.append("also at " + ", ".join(map(str, sorted(entry.copies))))
+        others = self._registry.named(entry.identity.name) - {entry.identity.id}
+        if others:
+            faults.append("the name is also that of session " + ", ".join(sorted(others)))
+        return "; ".join(faults)
 
     def _copies(self, entry: Entry) -> Iterable[Session]:
         """Rows for the folders that carry the same id; nothing of ours runs in them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +50,7 @@ class Registry:
         # What a restarted supervisor finds again is no news.
         self._announcing = False
         self._by_path: dict[Path, str] = {}
+        self._by_name: dict[str, set[str]] = {}
         self._listener: Callable[[frozenset[str] | None], None] = lambda sessions: None
         # Set when the set of workspaces changed; cleared by who watches them.
         self.folders_changed = asyncio.Event()
@@ -72,14 +73,14 @@ class Registry:
         """Every workspace known, copies among them."""
         return frozenset(self._by_path).union(*(entry.copies for entry in self.entries.values()))
 
-    def name_holder(self, name: str) -> str | None:
-        """Id of the session that has this name."""
-        return next((one for one, entry in self.entries.items() if entry.identity.name == name), None)
+    def named(self, name: str) -> frozenset[str]:
+        """Ids of the sessions that have this name: more than one only where folders came with it."""
+        return frozenset(self._by_name.get(name, ()))
 
     def check_free(self, name: str, but: str = "") -> None:
         """Raise AlreadyExists `name_taken` where another session than ``but`` has the name."""
-        holder = self.name_holder(name)
-        if holder is not None and holder != but:
+        holder = min(self.named(name) - {but}, default=None)
+        if holder is not None:
             raise AlreadyExists(
                 "name_taken",
                 f"the name {name!r} is that of session {holder} at {self.entries[holder].path}",
@@ -89,7 +90,7 @@ class Registry:
 
     def free_name(self, name: str) -> str:
         """The name, or where it is taken the first free one with a number behind it."""
-        taken = {entry.identity.name for entry in self.entries.values()}
+        taken = self._by_name.keys()
         if name not in taken:
             return name
         return next(one for n in range(2, len(taken) + 3) if (one := numbered(name, n)) not in taken)
@@ -152,7 +153,14 @@ class Registry:
         async with self.lock:
             for path, identity in found.workspaces:
                 await self._take(path, identity)
+        await self.look(await asyncio.to_thread(self._missed, roots, {path for path, _ in found.workspaces}))
         return found
+
+    def _missed(self, roots: Iterable[Path], found: Set[Path]) -> list[Path]:
+        """Workspaces known to lie below the roots that a scan did not find: gone, or no longer readable."""
+        missing = self.folders() - found
+        below = [root.resolve() for root in roots] if missing else []
+        return [path for path in missing if any(path.is_relative_to(root) for root in below)]
 
     async def look(self, folders: Iterable[Path]) -> None:
         """Read the identity in each folder again."""
@@ -183,6 +191,9 @@ class Registry:
             if self._announcing:
                 fields = {"path": str(path), "reason": "found"}
                 self._events.append(EventKind.SESSION_CREATED, identity.id, identity.name, fields)
+                for other in sorted(self.named(identity.name) - {identity.id}):
+                    fields = {"path": str(path), "name": identity.name, "other": other}
+                    self._events.append(EventKind.SESSION_CONFLICT, identity.id, identity.name, fields)
         elif entry.path == path:
             self._same(entry, identity)
         elif await asyncio.to_thread(self._holds, entry.path, identity.id):
@@ -194,7 +205,7 @@ class Registry:
         fresh = replace(entry, identity=identity, problem="")
         if fresh == entry:
             return
-        self.entries[identity.id] = fresh
+        self._put(fresh)
         if identity != entry.identity:
             self._events.append(
                 EventKind.SESSION_UPDATED,
@@ -202,25 +213,21 @@ class Registry:
                 identity.name,
                 {"fields": "identity", "reason": "file"},
             )
-        self._tell(identity.id)
 
     def _copied(self, entry: Entry, path: Path) -> None:
         if path in entry.copies:
             return
         session = entry.identity.id
-        self.entries[session] = replace(entry, copies=entry.copies | {path})
+        self._put(replace(entry, copies=entry.copies | {path}))
         fields = {"path": str(path), "original": str(entry.path)}
         self._events.append(EventKind.SESSION_CONFLICT, session, entry.identity.name, fields)
-        self._tell(session)
 
     async def _moved(self, entry: Entry, path: Path, identity: Identity) -> None:
         await asyncio.to_thread(links.point, self._paths, identity.id, path)
-        self._by_path.pop(entry.path, None)
-        self._by_path[path] = identity.id
-        self.entries[identity.id] = Entry(identity, path, copies=entry.copies - {path})
+        self._leave(entry)
+        self._put(Entry(identity, path, copies=entry.copies - {path}))
         fields = {"from": str(entry.path), "to": str(path)}
         self._events.append(EventKind.SESSION_MOVED, identity.id, identity.name, fields)
-        self._tell(identity.id)
 
     async def _lose(self, path: Path, session: str, problem: str) -> None:
         """A folder no longer holds the identity it held."""
@@ -228,20 +235,16 @@ class Registry:
         if entry is None:
             await self._lost_before_seen(path, session, problem)
         elif path in entry.copies:
-            self.entries[session] = replace(entry, copies=entry.copies - {path})
-            self._tell(session)
+            self._put(replace(entry, copies=entry.copies - {path}))
         elif heir := await asyncio.to_thread(self._heir, entry):
             await self._moved(entry, heir, entry.identity)
         elif entry.problem != problem:
-            self.entries[session] = replace(entry, problem=problem)
-            self._tell(session)
+            self._put(replace(entry, problem=problem))
 
     async def _lost_before_seen(self, path: Path, session: str, problem: str) -> None:
         """The state folder knows a session whose workspace cannot be read: shown, not dropped."""
         identity = await asyncio.to_thread(links.stand_in, self._paths, session, path)
-        self.entries[session] = Entry(identity, path, problem)
-        self._by_path.setdefault(path, session)
-        self._tell(session)
+        self._put(Entry(identity, path, problem))
 
     def _heir(self, entry: Entry) -> Path | None:
         """A copy that still holds the identity, once the original is gone."""
@@ -274,8 +277,7 @@ class Registry:
         """Replace what the workspace says of the session; the id may be a new one."""
         entry = self.entries[session]
         await asyncio.to_thread(identity_file.write, entry.path, identity)
-        self.entries[session] = replace(entry, identity=identity)
-        self._tell(session)
+        self._put(replace(entry, identity=identity))
 
     async def give(self, path: Path, identity: Identity) -> None:
         """Write a new identity into a folder, whatever it holds: a copy, something unreadable, none."""
@@ -283,8 +285,7 @@ class Registry:
         await self._make(path, identity, identity_file.write)
         if holder is not None:
             entry = self.entries[holder]
-            self.entries[holder] = replace(entry, copies=entry.copies - {path})
-            self._tell(holder)
+            self._put(replace(entry, copies=entry.copies - {path}))
         await self._register(path, identity)
 
     async def take(self, path: Path, identity: Identity) -> None:
@@ -303,9 +304,10 @@ class Registry:
         entry = self.entries[session]
         await asyncio.to_thread(links.remove_session_state, self._paths, session)
         await asyncio.to_thread(self._remove_socket, session)
-        self._by_path.pop(entry.path, None)
+        self._leave(entry)
         del self.entries[session]
-        self._tell(session)
+        self._unname(entry)
+        self._tell(session, *self.named(entry.identity.name))
 
     def _remove_socket(self, session: str) -> None:
         """Remove what a daemon that was killed left in the runtime folder."""
@@ -318,12 +320,39 @@ class Registry:
     async def _register(self, path: Path, identity: Identity, *, linked: bool = False) -> None:
         if not linked:
             await asyncio.to_thread(links.point, self._paths, identity.id, path)
-        self.entries[identity.id] = Entry(identity, path)
-        self._by_path[path] = identity.id
-        self._tell(identity.id)
+        self._put(Entry(identity, path))
 
-    def _tell(self, session: str) -> None:
-        self._listener(frozenset({session}))
+    # ---- the indexes
+
+    def _put(self, entry: Entry) -> None:
+        """Know an entry, in place of what was known under its id, and tell all whom that concerns."""
+        session, name = entry.identity.id, entry.identity.name
+        before = self.entries.get(session)
+        self.entries[session] = entry
+        # One whose folder is lost does not take the folder from who holds it now.
+        if not entry.problem or entry.path not in self._by_path:
+            self._by_path[entry.path] = session
+        concerned = {session}
+        if before is None or before.identity.name != name:
+            if before is not None:
+                self._unname(before)
+                concerned |= self.named(before.identity.name)
+            self._by_name.setdefault(name, set()).add(session)
+            concerned |= self.named(name)
+        self._tell(*concerned)
+
+    def _leave(self, entry: Entry) -> None:
+        if self._by_path.get(entry.path) == entry.identity.id:
+            del self._by_path[entry.path]
+
+    def _unname(self, entry: Entry) -> None:
+        holders = self._by_name[entry.identity.name]
+        holders.discard(entry.identity.id)
+        if not holders:
+            del self._by_name[entry.identity.name]
+
+    def _tell(self, *sessions: str) -> None:
+        self._listener(frozenset(sessions))
         self.folders_changed.set()
 
 
