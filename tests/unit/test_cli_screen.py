@@ -177,9 +177,9 @@ def test_names_of_sessions_are_completed(tmp_path: Path) -> None:
         odd = ctl("new", str(tmp_path / "odd"), "--name", "odd name; rm", "--json").json
         assert completed("sessionctl start sh") == ["plain,ship", "plain,shop"]
         assert completed("sessionctl start ship sh") == ["plain,shop"]
-        assert completed("sessionctl show b") == ["plain,blog"]
+        assert completed("sessionctl show bl") == ["plain,blog"]
         assert completed(f"sessionctl show {odd['id'][:4]}") == [f"plain,{odd['id'][:8]}"]
-        assert completed("sessionctl rename b") == ["plain,blog"]
+        assert completed("sessionctl rename bl") == ["plain,blog"]
         assert completed("sessionctl start sho", "fish") == [f"plain,shop\t{tmp_path}/shop"]
         assert completed("sessionctl start sho", "zsh") == ["plain", "shop", f"{tmp_path}/shop"]
 
