@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from statistics import median
@@ -30,16 +30,35 @@ _BARE = "a bare grpc.aio unit to READY"
 async def start(stage: Stage, runs: int) -> list[Figure]:
     """StartSession from call to answer, beside the start of a bare daemon."""
     session = await stage.create()
+    steps: list[tuple[float, float]] = []
 
     async def ours() -> float:
+        began = time.monotonic_ns()
         took = await timed(stage.start(session))
+        steps.append(await _steps(stage, session, began))
         await stage.stop(session)
         return took
 
     mine, limit = await interleave(runs, ours, stage.bare_start)
     await stage.delete(session)
     what = "start a session, call to READY"
-    return [Figure("start", what, _BARE, "ms", mine, limit, Goal.TIMES, 1.5)]
+    return [Figure("start", what, _BARE, "ms", mine, limit, Goal.TIMES, 1.5, parts=_parts(steps))]
+
+
+async def _steps(stage: Stage, session: str, began: int) -> tuple[float, float]:
+    """Milliseconds from a moment (CLOCK_MONOTONIC in ns) to the daemon's process, and to its READY."""
+    unit = daemon_unit(session)
+    executed = await stage.bus.property(unit, "Service", "ExecMainStartTimestampMonotonic")
+    ready = await stage.bus.property(unit, "Unit", "ActiveEnterTimestampMonotonic")
+    return executed / 1e3 - began / 1e6, ready / 1e3 - began / 1e6
+
+
+def _parts(steps: Sequence[tuple[float, float]]) -> dict[str, float]:
+    # The first round is not counted.
+    return {
+        "until systemd starts the process": median(step[0] for step in steps[1:]),
+        "until that is READY": median(step[1] for step in steps[1:]),
+    }
 
 
 # ---- until a client hears
@@ -152,8 +171,8 @@ async def crash(stage: Stage, runs: int) -> list[Figure]:
         nonlocal count
         session = sessions[count // _KILLS_EACH]
         count += 1
-        took, executed, ready = await _serving_again(stage, session)
-        steps.append((executed, ready))
+        took, taken = await _serving_again(stage, session)
+        steps.append(taken)
         return took
 
     async def limit() -> float:
@@ -180,16 +199,15 @@ async def crash(stage: Stage, runs: int) -> list[Figure]:
             Goal.TIMES,
             1.3,
             parts={
-                "until systemd starts the new process": median(step[0] for step in steps[1:]),
-                "until that is READY": median(step[1] for step in steps[1:]),
+                **_parts(steps),
                 "for comparison: a bare unit with the same RestartSec, SIGKILL to READY": median(again),
             },
         )
     ]
 
 
-async def _serving_again(stage: Stage, session: str) -> tuple[float, float, float]:
-    """Milliseconds from SIGKILL to an answer, to a new process, and to its READY."""
+async def _serving_again(stage: Stage, session: str) -> tuple[float, tuple[float, float]]:
+    """Milliseconds from SIGKILL to an answer, and those to a new process and to its READY."""
     path = stage.paths.session_socket(session)
     before = await stage.daemon_pid(session)
     began, killed = time.perf_counter(), time.monotonic_ns()
@@ -200,11 +218,7 @@ async def _serving_again(stage: Stage, session: str) -> tuple[float, float, floa
             await _listening(path)
     took = (time.perf_counter() - began) * 1000
     await stage.active(session)
-    unit = daemon_unit(session)
-    executed = await stage.bus.property(unit, "Service", "ExecMainStartTimestampMonotonic")
-    ready = await stage.bus.property(unit, "Unit", "ActiveEnterTimestampMonotonic")
-    # Those are microseconds of the same clock.
-    return took, executed / 1e3 - killed / 1e6, ready / 1e3 - killed / 1e6
+    return took, await _steps(stage, session, killed)
 
 
 async def _answers_anew(stage: Stage, session: str, before: int) -> bool:
