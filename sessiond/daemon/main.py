@@ -24,8 +24,8 @@ from sessiond.paths import private_folder
 log = logging.getLogger(__name__)
 
 _GRACE = 2.0
-# Within the time that the init system gives the daemon to stop.
-_AGENTS_GRACE = 20.0
+# The part of the time to stop in that agents are waited for; the rest is for ending in order.
+_AGENTS_PART = 2 / 3
 _SERVICE = "sessiond.v1.SessionDaemonService"
 # EX_TEMPFAIL: a signal without a job is no wish to stop, and only a failure is restarted.
 EXIT_RESTART_ME = 75
@@ -38,6 +38,7 @@ class Options:
     session: str
     socket: Path
     store: Path
+    stop_timeout: float
 
 
 def main(argv: Sequence[str]) -> int:
@@ -56,6 +57,9 @@ def _parse(argv: Sequence[str]) -> Options:
     parser.add_argument("session", type=parse_id, help="id of the session, 32 hexadecimal digits")
     parser.add_argument("--socket", type=Path, required=True, help="where to serve")
     parser.add_argument("--store", type=Path, required=True, help="folder of the session's own state")
+    parser.add_argument(
+        "--stop-timeout", type=float, default=30.0, help="seconds that the init system gives it to stop"
+    )
     return Options(**vars(parser.parse_args(argv)))
 
 
@@ -90,7 +94,7 @@ async def _run(options: Options) -> int:
             manager.stopping(f"{received.name}: {reason or 'no job'}")
             log.info("ending on %s: %s", received.name, reason or "no job of the init system asks for it")
             if reason == "stop":
-                await _end_agents(options.session)
+                await _end_agents(options.session, options.stop_timeout * _AGENTS_PART)
         finally:
             watchdog.cancel()
             await server.stop(_GRACE)
@@ -104,18 +108,17 @@ async def _reason(session: str) -> str | None:
     try:
         return await stop_reason(daemon_unit(session))
     except SessiondError as error:
-        # A manager that does not answer is one that ends, and a stop is what is meant; where it is not,
-        # a clean end would be for good.
+        # After a clean end nothing would have it back, so without an answer it is none.
         log.warning("cannot ask why: %s", error.message)
         return None
 
 
-async def _end_agents(session: str) -> None:
+async def _end_agents(session: str, deadline: float) -> None:
     """A stop of the daemon ends what runs in its session, whoever asked for it."""
     from sessiond.init.systemd.own_agents import end_agents
 
     try:
-        await end_agents(session, deadline=_AGENTS_GRACE)
+        await end_agents(session, deadline=deadline)
     except SessiondError as error:
         # The job goes on without us; the init system has its own deadlines.
         log.warning("what runs in the session may go on: %s", error.message)

@@ -191,6 +191,8 @@ class Lifecycle:
                 str(socket),
                 "--store",
                 str(store),
+                "--stop-timeout",
+                f"{self._rules.stop_timeout:g}",
             ),
             watchdog=self._rules.watchdog,
             start_timeout=self._rules.start_timeout,

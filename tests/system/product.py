@@ -384,7 +384,11 @@ class Product:
             deletes = [sessions_pb2.DeleteSessionRequest(session=one, stop=True) for one in sorted(known)]
             outcomes = client.call_all(client.sessions.DeleteSession, deletes) if deletes else []
         self._remove(OUTSIDE_ROOTS, INSIDE_ROOTS)
-        self._remove(*(str(Path(USER_UNITS) / one.name) for one in self._test_drop_ins()))
+        drop_ins = self._test_drop_ins()
+        self._remove(*(str(Path(USER_UNITS) / one.name) for one in drop_ins))
+        if any(one.name.startswith(SUPERVISOR) for one in drop_ins):
+            self.host.systemctl("daemon-reload")
+            self.restart_supervisor()
         faults = [str(one) for one in outcomes if isinstance(one, SessiondError)]
         assert not faults, "\n".join(faults)
         left = self.left()

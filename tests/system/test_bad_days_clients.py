@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -94,15 +94,12 @@ def _daemon_info(product: Product, session: str, asked: str = "") -> daemon_pb2.
 
 
 @pytest.fixture
-def impatient(product: Product) -> Iterator[Product]:
+def impatient(product: Product) -> Product:
     """The product with a small bound on what waits for one reader."""
     drop_in = f"[Service]\nEnvironment=SESSIOND_EVENTS_READER_BUFFER={READER_BUFFER}\n"
     product.user_unit_drop_in(SUPERVISOR, drop_in)
     product.restart_supervisor()
-    yield product
-    product.host.run(["rm", "-r", f".config/systemd/user/{SUPERVISOR}.d"])
-    product.host.systemctl("daemon-reload")
-    product.restart_supervisor()
+    return product
 
 
 def test_a_client_that_reads_nothing_is_let_go_alone_and_costs_no_memory(impatient: Product) -> None:

@@ -7,7 +7,15 @@ import time
 import pytest
 
 from sessiond.model.unit import CLD_KILLED
-from tests.system.product import Product, agents_slice, daemon_unit, session_slice, starter_unit, until
+from tests.system.product import (
+    SUPERVISOR,
+    Product,
+    agents_slice,
+    daemon_unit,
+    session_slice,
+    starter_unit,
+    until,
+)
 
 # What the unit's start limit allows in its interval, and the kills that go beyond it.
 START_LIMIT = 30
@@ -117,6 +125,20 @@ def test_stop_of_the_daemon_ends_what_runs_in_the_session(product: Product) -> N
     _agent(product, session)
     product.host.systemctl("stop", daemon_unit(session))
     product.wait(session, "inactive")
+    until(lambda: product.processes(session) == [], "no process of the session is left")
+    product.agrees()
+
+
+def test_a_stop_of_agents_that_will_not_end_takes_no_longer_than_it_may(product: Product) -> None:
+    text = "[Service]\nEnvironment=SESSIOND_SESSION_STOP_TIMEOUT=3\n"
+    product.user_unit_drop_in(SUPERVISOR, text)
+    product.restart_supervisor()
+    session = product.started()["id"]
+    _agent(product, session, "trap '' TERM; sleep 600 & wait; wait")
+    product.host.systemctl("stop", daemon_unit(session))
+    unit = product.unit(session)
+    # The daemon ended in order and in time; systemd goes on ending the agent.
+    assert (unit["ActiveState"], unit["Result"]) == ("inactive", "success")
     until(lambda: product.processes(session) == [], "no process of the session is left")
     product.agrees()
 
@@ -277,7 +299,7 @@ def test_a_daemon_without_the_supervisor_restarts_all_the_same(product: Product)
     assert (row["pid"], row["restarts"]) == (again, 1)
 
 
-def _agent(product: Product, session: str) -> int:
+def _agent(product: Product, session: str, script: str = "exec sleep 600") -> int:
     """Something that runs in the session as an agent would: a unit in its agents' slice; returns its pid."""
     name = f"sessiond-agent@{session}-a1.service"
     product.host.run(
@@ -287,8 +309,10 @@ def _agent(product: Product, session: str) -> int:
             f"--unit={name}",
             f"--slice={agents_slice(session)}",
             f"--property=After={daemon_unit(session)}",
-            "sleep",
-            "600",
+            "--property=TimeoutStopSec=4",
+            "sh",
+            "-c",
+            script,
         ]
     )
     return int(product.host.show(name, "MainPID")["MainPID"])
