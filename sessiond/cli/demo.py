@@ -42,12 +42,26 @@ def demo(app: App) -> None:
     """
     play = Play(app)
     started = time.monotonic()
-    with ExitStack() as stack:
+    stack = ExitStack()
+    try:
         left = _run(play, app, stack)
+    finally:
+        with _uninterrupted():
+            stack.close()
     with play.scene("All is cleaned up"):
         found = left()
         play.claim("nothing of it is left: no folder, no unit, no process", not found, "; ".join(found))
     play.outcome(time.monotonic() - started)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let no Ctrl-C break off what cleans up, nor the programs that it calls: they inherit being deaf."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run(play: Play, app: App, stack: ExitStack) -> Callable[[], list[str]]:
