@@ -8,7 +8,7 @@ from enum import StrEnum
 from statistics import median, quantiles
 from typing import Any
 
-HEADER = ("what", "ours", "limit", "held against", "ratio", "goal", "verdict")
+HEADER = ("what", "ours", "limit", "held against", "compared", "goal", "verdict")
 
 
 class Goal(StrEnum):
@@ -59,6 +59,14 @@ class Figure:
         return ours / limit if limit else float("inf")
 
     @property
+    def compared(self) -> str:
+        """The ratio, or where the goal is a difference the difference."""
+        ours, limit = self.medians
+        if self.goal is Goal.PLUS:
+            return f"{'-' if ours < limit else '+'} {amount_text(abs(ours - limit))} {self.unit}"
+        return f"{self.ratio:.2f} x"
+
+    @property
     def verdict(self) -> Verdict:
         """Whether the goal is met by the medians."""
         ours, limit = self.medians
@@ -89,7 +97,7 @@ class Figure:
             f"{amount_text(ours)} {self.unit}",
             f"{amount_text(limit)} {self.unit}",
             self.against,
-            f"{self.ratio:.2f} x",
+            self.compared,
             self.goal_text,
             self.verdict.value,
         )
