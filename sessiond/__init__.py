@@ -14,6 +14,8 @@ only the composition roots (``supervisor.main`` with its ``parts``, ``daemon.mai
 ``nest``       a private systemd for machines whose PID 1 is another program
 ``init``       backends of the init-system port (systemd; the only users of D-Bus)
 ``store``      SQLite metadata (the only user of sqlite3)
+``agents``     what is kept of agents on disk: specs, ends, records of their output; their launcher
+``terminal``   the screen behind a terminal: emulator, keys, device queries
 ``workspaces`` identity files in workspaces, scans and watches of their folders
 ``ports``      what the product asks of an init system and of a store
 ``model``      what a session and an event is; the one state table

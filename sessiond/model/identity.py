@@ -16,6 +16,7 @@ PAIRS_MAX = 256
 ID_PREFIX_MIN = 4
 
 _ID = re.compile(r"[0-9a-f]{32}")
+_AGENT_ID = re.compile(r"[0-9a-f]{16}")
 _KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 
 
@@ -51,6 +52,11 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def is_agent_id(text: str) -> bool:
+    """Whether the text is a whole agent id."""
+    return _AGENT_ID.fullmatch(text) is not None
+
+
 def parse_id(text: str) -> str:
     """Return the id in its one form (dashes and capitals are accepted), or raise InvalidArgument."""
     compact = text.replace("-", "").lower()
@@ -61,13 +67,13 @@ def parse_id(text: str) -> str:
     return compact
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, what: str = "a session's name") -> str:
     """Return the name, or raise InvalidArgument saying what is wrong with it."""
     wrong = _name_fault(name)
     if wrong:
         raise InvalidArgument(
             "name_invalid",
-            f"{_shown(name)} cannot be a session's name: {wrong}",
+            f"{_shown(name)} cannot be {what}: {wrong}",
             hint=f"1 to {NAME_MAX} printable characters, no '/', not beginning with '.', '~' or '-'",
             fields={"name": name[:NAME_MAX]},
         )
@@ -90,11 +96,11 @@ def _name_fault(name: str) -> str:
     return ""
 
 
-def name_from_folder(folder: str) -> str:
-    """A valid name made of a folder's name: what is not allowed is left out or replaced."""
+def name_from_folder(folder: str, fallback: str = "session") -> str:
+    """A valid name made of a file's name: what is not allowed is left out or replaced."""
     text = "".join(c if c.isprintable() and c != "/" else "_" for c in folder).strip()
     text = text.lstrip(".~- ")[:NAME_MAX].rstrip()
-    return text or "session"
+    return text or fallback
 
 
 def numbered(name: str, number: int) -> str:

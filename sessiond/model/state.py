@@ -30,7 +30,7 @@ class SessionState(StrEnum):
 
 
 # Waiting for an automatic restart passes through `failed` and `inactive`; only the sub-state tells.
-_RESTARTING = frozenset(
+RESTARTING = frozenset(
     {
         "auto-restart",
         "auto-restart-queued",
@@ -57,7 +57,7 @@ def derive(unit: UnitStatus | None, *, reachable: bool, archived: bool) -> Sessi
         return SessionState.UNKNOWN
     if unit is None:
         state = SessionState.INACTIVE
-    elif unit.sub_state in _RESTARTING:
+    elif unit.sub_state in RESTARTING:
         state = SessionState.STARTING
     else:
         state = _TABLE.get(unit.active_state, SessionState.UNKNOWN)

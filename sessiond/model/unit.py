@@ -7,12 +7,13 @@ from datetime import datetime
 from functools import lru_cache
 from signal import Signals
 
-from sessiond.model.identity import is_id
+from sessiond.model.identity import is_agent_id, is_id
 
 SUPERVISOR_UNIT = "sessiond.service"
 ROOT_SLICE = "sessiond.slice"
 
 _DAEMON_PREFIX = "sessiond-session@"
+_AGENT_PREFIX = "sessiond-agent@"
 _SLICE_PREFIX = "sessiond-"
 _AGENTS_SUFFIX = "-agents"
 _NAMES_KEPT = 8192
@@ -99,6 +100,25 @@ def session_of_daemon(unit: str) -> str | None:
 def session_of_slice(unit: str) -> str | None:
     """Id of the session whose slice or agents' slice this is, or None."""
     return _between(unit, _SLICE_PREFIX, ".slice") or _between(unit, _SLICE_PREFIX, f"{_AGENTS_SUFFIX}.slice")
+
+
+def agent_unit(session: str, agent: str) -> str:
+    """Name of an agent's unit."""
+    return f"{_AGENT_PREFIX}{session}-{agent}.service"
+
+
+def agents_pattern(session: str) -> str:
+    """Pattern that the names of all units of a session's agents match, and no others."""
+    return f"{_AGENT_PREFIX}{session}-*.service"
+
+
+@lru_cache(maxsize=_NAMES_KEPT)
+def agent_of_unit(unit: str) -> tuple[str, str] | None:
+    """Ids of the session and of the agent whose unit this is, or None."""
+    if not (unit.startswith(_AGENT_PREFIX) and unit.endswith(".service")):
+        return None
+    session, _, agent = unit[len(_AGENT_PREFIX) : -len(".service")].partition("-")
+    return (session, agent) if is_id(session) and is_agent_id(agent) else None
 
 
 def _between(text: str, prefix: str, suffix: str) -> str | None:

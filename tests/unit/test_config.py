@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sessiond import config
+from sessiond.config.kinds import Choice
 from sessiond.errors import InvalidArgument
 from sessiond.model.identity import SessionType
 
@@ -200,7 +201,7 @@ def test_flags_come_from_the_table(tmp_path: Path) -> None:
 
 def test_the_types_are_those_of_the_model() -> None:
     kind = next(one.kind for one in config.SETTINGS if one.key == "session.type")
-    assert isinstance(kind, config.Choice)
+    assert isinstance(kind, Choice)
     assert kind.words == tuple(SessionType)
 
 

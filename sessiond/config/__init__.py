@@ -12,8 +12,20 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
+from sessiond.config.kinds import (
+    Choice,
+    FileNames,
+    Folders,
+    Key,
+    Kind,
+    Seconds,
+    Size,
+    Switch,
+    Text,
+    Whole,
+)
 from sessiond.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -23,170 +35,6 @@ FILE_MAX = 1 << 20
 _PREFIX = "SESSIOND_"
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
-
-
-# ---- kinds of values ------------------------------------------------------------------------
-
-
-class Kind(Protocol[T_co]):
-    """What values a setting takes, for people (``allowed``) and for programs."""
-
-    allowed: str
-
-    def read(self, texts: Sequence[str]) -> object:
-        """The value that a variable or a flag (given once or more) spells, as TOML would give it."""
-        ...
-
-    def check(self, value: object, home: Path) -> T_co:
-        """The value of a setting, or ValueError saying what is allowed."""
-        ...
-
-
-# Plain classes: a dataclass takes a millisecond to make, and every sessionctl pays for it.
-
-
-class Whole:
-    """A whole number within bounds."""
-
-    def __init__(self, low: int, high: int) -> None:
-        self._low, self._high = low, high
-        self.allowed = f"a whole number, {low} to {high}"
-
-    def read(self, texts: Sequence[str]) -> object:
-        """The last text as a number."""
-        return int(texts[-1]) if re.fullmatch(r"-?[0-9]{1,18}", texts[-1]) else texts[-1]
-
-    def check(self, value: object, home: Path) -> int:
-        """A number within the bounds."""
-        if not isinstance(value, int) or isinstance(value, bool) or not self._low <= value <= self._high:
-            raise ValueError(self.allowed)
-        return value
-
-
-class Seconds:
-    """A duration within bounds."""
-
-    def __init__(self, low: float, high: float) -> None:
-        self._low, self._high = low, high
-        self.allowed = f"seconds, {low:g} to {high:g}"
-
-    def read(self, texts: Sequence[str]) -> object:
-        """The last text as a number."""
-        try:
-            return float(texts[-1])
-        except ValueError:
-            return texts[-1]
-
-    def check(self, value: object, home: Path) -> float:
-        """A number within the bounds."""
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not self._low <= float(cast(float, value)) <= self._high:
-            raise ValueError(self.allowed)
-        return float(cast(float, value))
-
-
-_SWITCH = {
-    **dict.fromkeys(("true", "yes", "on", "1"), True),
-    **dict.fromkeys(("false", "no", "off", "0"), False),
-}
-
-
-class Switch:
-    """On or off."""
-
-    allowed = "true or false"
-
-    def read(self, texts: Sequence[str]) -> object:
-        """The last text as a truth value."""
-        return _SWITCH.get(texts[-1].lower(), texts[-1])
-
-    def check(self, value: object, home: Path) -> bool:
-        """A truth value."""
-        if not isinstance(value, bool):
-            raise ValueError(self.allowed)  # noqa: TRY004 - one error for every bad value
-        return value
-
-
-class Choice:
-    """One of some words."""
-
-    def __init__(self, *words: str) -> None:
-        self.words = words
-        self.allowed = "one of " + ", ".join(words)
-
-    def read(self, texts: Sequence[str]) -> object:
-        """The last text."""
-        return texts[-1]
-
-    def check(self, value: object, home: Path) -> str:
-        """One of the words."""
-        if value not in self.words:
-            raise ValueError(self.allowed)
-        return str(value)
-
-
-class Text:
-    """One line of printable characters."""
-
-    def __init__(self, longest: int) -> None:
-        self._longest = longest
-        self.allowed = f"1 to {longest} printable characters"
-
-    def read(self, texts: Sequence[str]) -> object:
-        """The last text."""
-        return texts[-1]
-
-    def check(self, value: object, home: Path) -> str:
-        """A text within the bound."""
-        fits = isinstance(value, str) and 1 <= len(value) <= self._longest
-        if not fits or not str(value).isprintable() or value != str(value).strip():
-            raise ValueError(self.allowed)
-        return str(value)
-
-
-class Folders:
-    """Absolute paths; `~` is the home folder. In variables and flags a colon stands between them."""
-
-    allowed = "a list of paths that begin with / or ~/"
-
-    def read(self, texts: Sequence[str]) -> object:
-        """All parts of all texts."""
-        return [part for text in texts for part in text.split(":") if part]
-
-    def check(self, value: object, home: Path) -> tuple[Path, ...]:
-        """Absolute paths, each once, in the order given."""
-        return tuple(dict.fromkeys(self._path(one, home) for one in _texts(value, self.allowed)))
-
-    def _path(self, text: str, home: Path) -> Path:
-        if text == "~" or text.startswith("~/"):
-            text = f"{home}{text[1:]}"
-        if not text.startswith("/") or "\0" in text:
-            raise ValueError(self.allowed)
-        return Path(os.path.normpath(text))
-
-
-class FileNames:
-    """Names of files. In variables and flags a comma stands between them."""
-
-    allowed = "a list of names of files, without '/'"
-
-    def read(self, texts: Sequence[str]) -> object:
-        """All parts of all texts."""
-        return [part.strip() for text in texts for part in text.split(",") if part.strip()]
-
-    def check(self, value: object, home: Path) -> tuple[str, ...]:
-        """File names, each once, in the order given."""
-        names = _texts(value, self.allowed)
-        if any(name in ("", ".", "..") or "/" in name or "\0" in name for name in names):
-            raise ValueError(self.allowed)
-        return tuple(dict.fromkeys(names))
-
-
-def _texts(value: object, allowed: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise ValueError(allowed)
-    return cast("list[str]", value)
 
 
 # ---- the table ------------------------------------------------------------------------------
@@ -248,6 +96,49 @@ class SessionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Agents:
+    """What runs in sessions."""
+
+    max_per_session: int = setting(Whole(1, 500), "64", "How many agents may run in one session at once.")
+    keep_ended: int = setting(
+        Whole(0, 100_000), "200", "How many ended agents of a session are kept with their records."
+    )
+    stop_timeout: float = setting(
+        Seconds(0.1, 3600), "10", "How long an agent may take to end before it is killed."
+    )
+    restart_limit: int = setting(
+        Whole(1, 1000), "5", "How many starts within the restart window an agent is given."
+    )
+    restart_window: float = setting(Seconds(1, 86400), "10", "The time in which restarts are counted.")
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What agents print."""
+
+    limit: int = setting(Size(1 << 16, 1 << 40), "64M", "How much of one agent's output is held.")
+    total: int = setting(Size(1 << 20, 1 << 50), "4G", "How much of all agents' output is held.")
+    low_disk: int = setting(
+        Size(0, 1 << 50), "256M", "With less free disk nothing is recorded until there is more again."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """Terminals of agents, and clients that look at them."""
+
+    scrollback: int = setting(
+        Whole(0, 100_000), "10000", "How many lines that left the screen can be scrolled back to."
+    )
+    size_policy: str = setting(
+        Choice("last-active", "smallest", "fixed"),
+        "last-active",
+        "Which client decides the size of a terminal that several look at.",
+    )
+    detach_key: str = setting(Key(), "ctrl-\\", "What is typed to leave a terminal.")
+
+
+@dataclass(frozen=True, slots=True)
 class Supervisor:
     """The supervisor itself."""
 
@@ -269,6 +160,9 @@ _GROUPS: dict[str, type[Any]] = {
     "discovery": Discovery,
     "events": Events,
     "session": SessionSettings,
+    "agents": Agents,
+    "recording": Recording,
+    "terminal": Terminal,
     "supervisor": Supervisor,
     "log": Log,
 }
@@ -339,6 +233,9 @@ class Settings:
     discovery: Discovery
     events: Events
     session: SessionSettings
+    agents: Agents
+    recording: Recording
+    terminal: Terminal
     supervisor: Supervisor
     log: Log
     origins: Mapping[str, str]
@@ -579,6 +476,10 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    return (
-        f"{value:g}" if isinstance(value, float) else f'"{value}"' if isinstance(value, str) else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "'" + value + "'" if isinstance(value, str) and "\\" in value else _quoted(value)
+
+
+def _quoted(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)

@@ -1,0 +1,1 @@
+"""The screen behind a terminal: emulator, keys, device queries."""
