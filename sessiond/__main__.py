@@ -1,4 +1,5 @@
-"""The `sessiond` program: supervisor; `session …` is one session's daemon, `start-session` its starter."""
+"""The `sessiond` program: supervisor; `session …` is one session's daemon, `start-session` its starter,
+`agent …` becomes an agent's program."""
 
 from __future__ import annotations
 
@@ -17,6 +18,10 @@ def main() -> NoReturn:
 
 def _run(argv: Sequence[str]) -> int:
     """Each process imports only what it needs."""
+    if argv and argv[0] == "agent":
+        from sessiond.agents.launch import main as agent_main
+
+        return agent_main(argv[1:])
     if argv and argv[0] == "session":
         from sessiond.daemon.main import main as session_main
 
