@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +79,17 @@ class _ErrorMapping(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None:
             return None
+        # Those of gRPC's own services tell their errors themselves.
+        if details.method.startswith("/grpc."):
+            return handler
+        method = details.method
         if handler.unary_unary:
-            return handler._replace(unary_unary=_mapped(handler.unary_unary, details.method))
-        if handler.unary_stream and not details.method.startswith("/grpc."):
-            return handler._replace(unary_stream=_mapped_stream(handler.unary_stream, details.method))
-        return handler
+            return handler._replace(unary_unary=_mapped(handler.unary_unary, method))
+        if handler.stream_unary:
+            return handler._replace(stream_unary=_mapped(handler.stream_unary, method))
+        if handler.unary_stream:
+            return handler._replace(unary_stream=_mapped_stream(handler.unary_stream, method))
+        return handler._replace(stream_stream=_mapped_stream(handler.stream_stream, method))
 
 
 def _mapped(call: _Handler, method: str) -> _Handler:
@@ -100,11 +106,15 @@ def _mapped(call: _Handler, method: str) -> _Handler:
     return mapped
 
 
-def _mapped_stream(call: Callable[[Any, Any], Any], method: str) -> Callable[[Any, Any], Any]:
-    async def mapped(request: Any, context: Any) -> Any:
+def _mapped_stream(call: Callable[[Any, Any], Any], method: str) -> _Handler:
+    """As ``_mapped``, of a service's asynchronous generator. A coroutine to gRPC: where the client hangs up
+    in the middle of a message, the generator is closed then and there."""
+
+    async def mapped(request: Any, context: Any) -> None:
         try:
-            async for response in call(request, context):
-                yield response
+            async with aclosing(call(request, context)) as responses:
+                async for response in responses:
+                    await context.write(response)
         except SessiondError as error:
             await abort(context, error)
         except grpc.aio.AbortError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ import pytest
 
 from sessiond.errors import Conflict, InvalidArgument, NotFound, PermissionDenied
 from sessiond.paths import private_folder
-from sessiond.rpc._generated.v1 import system_pb2, system_pb2_grpc
+from sessiond.rpc._generated.v1 import agents_pb2, agents_pb2_grpc, system_pb2, system_pb2_grpc
 from sessiond.rpc.health import add_health, set_serving
 from sessiond.rpc.lock import SocketLock
 from sessiond.rpc.server import Server
@@ -136,3 +137,75 @@ def test_a_path_the_kernel_cannot_bind_is_refused_with_its_size(tmp_path: Path) 
     with pytest.raises(InvalidArgument) as caught:
         Server(tmp_path / ("x" * 120))
     assert caught.value.code == "socket_path_too_long"
+
+
+class Agents(agents_pb2_grpc.AgentsServiceServicer):
+    """Streams that fail after a first message, and one that tells when it was closed."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+
+    async def StreamRecord(self, request: Any, context: Any) -> Any:
+        try:
+            yield agents_pb2.StreamRecordResponse(data=b"first")
+            if not request.follow:
+                raise NotFound("record_gone", "it is gone", hint="elsewhere")
+            while True:
+                yield agents_pb2.StreamRecordResponse(data=bytes(60_000))
+        finally:
+            self.closed.set()
+
+    async def AttachAgent(self, requests: Any, context: Any) -> Any:
+        async for request in requests:
+            if request.input == b"fail":
+                raise Conflict("agent_ended", "it has ended")
+            if request.input == b"break":
+                raise RuntimeError("secret detail")
+            yield agents_pb2.AttachAgentResponse(output=agents_pb2.AttachOutput(data=request.input))
+
+
+@pytest.fixture
+async def streams(tmp_path: Path) -> AsyncIterator[tuple[Agents, Any]]:
+    path = private_folder(tmp_path / "run") / "s.sock"
+    server, service = Server(path), Agents()
+    agents_pb2_grpc.add_AgentsServiceServicer_to_server(service, server.grpc)
+    await server.start()
+    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        yield service, agents_pb2_grpc.AgentsServiceStub(channel)
+    await server.stop(0)
+
+
+async def test_an_error_in_a_stream_arrives_after_what_was_sent(streams: tuple[Agents, Any]) -> None:
+    _, stub = streams
+    call = stub.StreamRecord(agents_pb2.StreamRecordRequest(), timeout=10)
+    assert (await call.read()).data == b"first"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert from_rpc_error(caught.value).code == "record_gone"
+
+
+@pytest.mark.parametrize(("word", "code"), [(b"fail", "agent_ended"), (b"break", "internal_error")])
+async def test_errors_in_a_conversation_arrive_whole(
+    streams: tuple[Agents, Any], word: bytes, code: str
+) -> None:
+    _, stub = streams
+    call = stub.AttachAgent(timeout=10)
+    await call.write(agents_pb2.AttachAgentRequest(input=b"hello"))
+    assert (await call.read()).output.data == b"hello"
+    await call.write(agents_pb2.AttachAgentRequest(input=word))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    error = from_rpc_error(caught.value)
+    assert error.code == code
+    assert "secret" not in error.message
+
+
+async def test_a_stream_whose_reader_left_is_closed_in_the_middle_of_a_message(
+    streams: tuple[Agents, Any],
+) -> None:
+    service, stub = streams
+    call = stub.StreamRecord(agents_pb2.StreamRecordRequest(follow=True), timeout=30)
+    assert (await call.read()).data == b"first"
+    call.cancel()
+    async with asyncio.timeout(10):
+        await service.closed.wait()
