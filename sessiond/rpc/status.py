@@ -9,7 +9,7 @@ import grpc
 from sessiond.errors import BY_KIND, ErrorKind, SessiondError
 
 DOMAIN = "sessiond"
-_DETAILS_KEY = "grpc-status-details-bin"
+DETAILS_KEY = "grpc-status-details-bin"
 # Trailers hold 8 KiB in all. The message is sent twice, once with three bytes for each that is not ASCII,
 # and the details in base64; these bounds, in bytes, keep the worst case below.
 _MESSAGE_MAX = 700
@@ -39,7 +39,7 @@ async def abort(context: _Abortable, error: SessiondError) -> NoReturn:
     """End a call with the error: its status, its message, and google.rpc.ErrorInfo for programs."""
     code = _CODES[error.kind]
     message = _cut(error.message, _MESSAGE_MAX)
-    details = ((_DETAILS_KEY, _details(code, message, error)),)
+    details = ((DETAILS_KEY, _details(code, message, error)),)
     await context.abort(code, message, trailing_metadata=details)
 
 
@@ -65,7 +65,7 @@ def from_rpc_error(error: grpc.RpcError) -> SessiondError:
 
 
 def _told(trailers: Any, message: str, code: grpc.StatusCode) -> SessiondError | None:
-    raw = next((value for key, value in trailers if key == _DETAILS_KEY), None)
+    raw = next((value for key, value in trailers if key == DETAILS_KEY), None)
     if raw is None:
         return None
     from google.protobuf.message import DecodeError
