@@ -110,22 +110,20 @@ class Book:
 
     def claim(self, spec: AgentSpec, environment: Mapping[str, str]) -> Kept:
         """Enter a new agent, all or nothing. Raises AlreadyExists `agent_exists`, Exhausted `disk_full`."""
-        self.sweep()
         folder = self.folder(spec.id)
+        if folder.path.exists():
+            raise AlreadyExists("agent_exists", f"there is an agent {spec.id}", fields={"agent": spec.id})
         draft = self._root / f"{_DRAFT}{spec.id}"
         try:
             private_folder(self._root)
             private_folder(draft)
             _write(draft / folder.spec.name, _dump(spec_to_json(spec)))
-            if folder.path.exists():
-                raise AlreadyExists("agent_exists", f"there is an agent {spec.id}", fields={"agent": spec.id})
             self._write_launch(spec, draft / folder.launch_kept.name, folder.launch_passing, environment)
             draft.rename(folder.path)
             _sync(self._root)
         except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
-            if not folder.path.exists():
-                folder.launch_passing.unlink(missing_ok=True)
+            folder.launch_passing.unlink(missing_ok=True)
             if isinstance(error, OSError):
                 raise fault(error, folder.path, "written") from error
             raise
@@ -190,7 +188,7 @@ class Book:
             raise fault(error, folder.path, "removed") from error
 
     def sweep(self) -> None:
-        """Remove what a process that was killed left half made or half removed."""
+        """Remove what a killed process left half made or half removed; for the daemon, at its start."""
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self._root):
                 if name.startswith((_DRAFT, _GONE)):

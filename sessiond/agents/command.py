@@ -54,7 +54,7 @@ _FAMILIES_NOT_PASSED_ON = (
     "XDG_SESSION_",
     "ZELLIJ",
 )
-# Where the user's manager and its bus are is the daemon's to say: the caller may be outside of its namespaces.
+# Where the user's manager and its bus are is the daemon's to say: the caller may be in other namespaces.
 _OF_THE_DAEMON = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
 
 
@@ -99,7 +99,7 @@ def _check_pair(name: str, value: str) -> None:
 
 
 def check_size(argv: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Raise InvalidArgument `command_too_large` or `environment_too_large` for what no kernel would execute."""
+    """Raise InvalidArgument `command_too_large` or `environment_too_large` for what no kernel executes."""
     words = [len(os.fsencode(word)) for word in argv]
     if max(words) > _WORD_MAX:
         raise InvalidArgument(

@@ -11,7 +11,7 @@ LAUNCHES = "launches"
 
 @dataclass(frozen=True, slots=True)
 class AgentFolder:
-    """One agent's folder, `SESSION/agents/AGENT` in the state folder; ``runtime`` is sessiond's runtime folder."""
+    """One agent's folder, `SESSION/agents/AGENT` in the state folder; ``runtime`` is sessiond's own."""
 
     path: Path
     runtime: Path

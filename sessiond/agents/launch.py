@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
@@ -79,12 +78,12 @@ def _read(folder: str, runtime: str) -> bytes:
         return file.read()
 
 
-def _become(program: bytes, argv: list[bytes], environment: dict[bytes, bytes]) -> int | NoReturn:
+def _become(program: bytes, argv: list[bytes], environment: dict[bytes, bytes]) -> int:
     # Python ignores these for itself, and what is ignored stays so over an exec.
     for one in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(one, signal.SIG_DFL)
     try:
-        os.execve(program, argv, environment)
+        os.execve(program, argv, environment)  # noqa: S606 - no shell is the point
     except OSError as error:
         missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
         reason = f"cannot execute {os.fsdecode(program)}: {error.strerror}"

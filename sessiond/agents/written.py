@@ -158,7 +158,7 @@ class _Fields:
         """A number."""
         value = self._value.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{name}: a number is wanted")
+            raise ValueError(f"{name}: a number is wanted")  # noqa: TRY004 - as above
         return float(value)
 
     def moment(self, name: str) -> datetime:
