@@ -207,7 +207,8 @@ class AgentUnitSpec:
 
     ``argv`` is the launcher's and survives in a unit as it stands; with ``terminal``, the path of a
     terminal's slave, all three streams are that terminal and it becomes the controlling one, otherwise
-    input is empty and both outputs are appended to the files named.
+    input is empty and both outputs are appended to the files named. At most ``restart_limit`` starts
+    in ``restart_window`` seconds, then it stays ended.
     """
 
     session: str
@@ -220,6 +221,8 @@ class AgentUnitSpec:
     stderr: Path | None = None
     restart: str = "no"
     restart_delay: float = 0.1
+    restart_limit: int = 5
+    restart_window: float = 10.0
     stop_signal: int = 15
     stop_timeout: float = 10.0
     timeout: float = 0.0
