@@ -39,6 +39,7 @@ TOOLS = [
     "xargs",
 ]
 PACKAGES = ("systemd", "dbus", "dbus-user-session", "libpam-systemd", "util-linux")
+TEST_PROGRAMS = ("tmux", "vim", "less", "htop", "dtach", "asciinema")
 DEADLINE = 30
 
 PYTHON = """#!/bin/bash
@@ -132,7 +133,7 @@ def checkout(tmp_path: Path) -> Checkout:
     made.program("dpkg-query", DPKG_QUERY)
     made.program("id", "#!/bin/bash\necho 1000\n")
     made.program("chmod", f'#!/bin/bash\nexec {shutil.which("chmod")} "$@"\n')
-    for name in ("apt-get", "apt-cache"):
+    for name in ("apt-get", "apt-cache", *TEST_PROGRAMS):
         made.program(name, RECORD)
     return made
 
@@ -364,6 +365,30 @@ def test_of_two_runs_at_once_the_second_waits_and_installs_nothing(
                 assert second.communicate(timeout=DEADLINE)[0] == "pytest ran; oracle: there\n"
         assert first.wait(DEADLINE) == second.returncode == 0
     assert len(checkout.calls("install")) == 1
+
+
+# --- programs that tests drive --------------------------------------------------------------------
+
+
+def test_programs_that_are_missing_are_told_and_in_ci_a_must(checkout: Checkout) -> None:
+    checkout.remove("htop", "tmux")
+    run = checkout.run("test")
+    assert_fine(run)
+    assert "tmux htop: not installed; what needs them is skipped" in run.stdout
+    run = checkout.run("test", CI="true")
+    assert run.returncode == 1
+    assert "tmux htop: not installed" in run.stderr
+    assert "pytest ran" not in run.stdout
+
+
+def test_root_gets_missing_programs_installed(checkout: Checkout) -> None:
+    as_root(checkout)
+    checkout.remove("htop", "tmux")
+    assert_fine(checkout.run("test", CI="true"))
+    assert checkout.calls("apt-get") == [
+        "apt-get update -q",
+        "apt-get install -q --yes --no-install-recommends tmux htop",
+    ]
 
 
 # --- the oracle ----------------------------------------------------------------------------------
