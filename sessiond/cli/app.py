@@ -23,6 +23,10 @@ class App:
         self.debug = False
         self.socket: str | None = None
         self.exit_code = exits.DONE
+        # The exit code of a failure: verbs whose exit codes are a program's own tell theirs apart.
+        self.exit_of = exits.exit_code
+        # Whether the command line was read to its end: what it says of options is known then.
+        self.read = False
 
     @cached_property
     def host(self) -> Host:
@@ -88,7 +92,7 @@ class App:
     def fail(self, error: SessiondError) -> None:
         """Show a failure and go on; the first one decides the exit code."""
         self.warn(error)
-        self.exit_code = self.exit_code or exits.exit_code(error)
+        self.exit_code = self.exit_code or self.exit_of(error)
 
     def _with_remedy(self, error: SessiondError) -> SessiondError:
         """A supervisor that is down: the command that brings it up here."""
@@ -103,6 +107,12 @@ class App:
         from sessiond.cli.jsonout import session_object
 
         return session_object(message, self.host.pid)
+
+    def agent(self, message: Any) -> dict[str, Any]:
+        """An agent of the wire as the object that --json shows, its pid as seen from here."""
+        from sessiond.cli.jsonout import agent_object
+
+        return agent_object(message, self.host.pid)
 
     def each(
         self,

@@ -1,9 +1,10 @@
-"""`completion`, and the answers that a shell asks for: verbs, options, names of sessions. Never an error."""
+"""`completion`, and the answers that a shell asks for: verbs, options, sessions, agents. Never an error."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -35,7 +36,7 @@ sessionctl completion fish > ~/.config/fish/completions/sessionctl.fish
 def completion(app: App, shell: str) -> None:
     """Print the script for completion in a shell.
 
-    It completes verbs, options and names of sessions.
+    It completes verbs, options, names of sessions and agents, and the command after `run --`.
     """
     script = _class(shell)(click.Command(PROGRAM), {}, PROGRAM, VARIABLE)
     # ShellComplete's own method: bash's would start a bash to look at its version.
@@ -73,13 +74,61 @@ def complete_targets(ctx: click.Context, incomplete: str) -> list[CompletionItem
     if is_path(incomplete):
         return [CompletionItem(incomplete, type="dir")]
     app = ctx.find_object(App)
-    named = {word for word in ctx.params.get("targets") or () if isinstance(word, str)}
+    named = _named(ctx)
     found = []
     for one in _sessions(app) if app else []:
-        word = one.name if _PLAIN.fullmatch(one.name) else one.id[:_ID_DIGITS]
+        word = _typed(one.name, one.id)
         if word.startswith(incomplete) and word not in named:
             found.append(CompletionItem(word, help=one.path if word == one.name else one.name))
     return found
+
+
+def complete_agents(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """Agents as `SESSION/NAME`; what runs goes before what has ended, and hides it where it has its name."""
+    app = ctx.find_object(App)
+    named = _named(ctx)
+    found: dict[str, CompletionItem] = {}
+    for one in _agents(app) if app else []:
+        word = f"{_typed(one.session_name, one.session)}/{_typed(one.name, one.id)}"
+        if word.startswith(incomplete) and word not in named:
+            found.setdefault(word, CompletionItem(word, help=" ".join(one.command)))
+    return list(found.values())
+
+
+def complete_command(incomplete: str, words: Sequence[str]) -> list[CompletionItem]:
+    """The command that `run` is given: a program on PATH first, files from then on."""
+    if words or "/" in incomplete or incomplete.startswith("~"):
+        return [CompletionItem(incomplete, type="file")]
+    return [CompletionItem(name) for name in sorted(_programs(incomplete))]
+
+
+def _programs(beginning: str) -> set[str]:
+    found: set[str] = set()
+    for folder in os.get_exec_path():
+        try:
+            with os.scandir(folder) as entries:
+                names = [one.name for one in entries if one.name.startswith(beginning)]
+        except OSError:
+            continue  # PATH may name folders that are not there
+        found.update(name for name in names if os.access(os.path.join(folder, name), os.X_OK))
+    return {name for name in found if _PLAIN.fullmatch(name)}
+
+
+def _named(ctx: click.Context) -> set[str]:
+    return {word for word in ctx.params.get("targets") or () if isinstance(word, str)}
+
+
+def _typed(name: str, identity: str) -> str:
+    """What is typed for a name: the beginning of the id where a shell would have to quote the name."""
+    return name if _PLAIN.fullmatch(name) else identity[:_ID_DIGITS]
+
+
+def _agents(app: App) -> list[Any]:
+    from sessiond.rpc._generated.v1 import agents_pb2 as pb
+
+    request = pb.ListAgentsRequest(selection=pb.AgentSelection(include_ended=True))
+    response = app.supervisor.call(app.supervisor.agents.ListAgents, request, timeout=_SECONDS)
+    return sorted(response.agents, key=lambda one: one.HasField("ended_at"))
 
 
 def _sessions(app: App) -> list[Any]:

@@ -9,6 +9,12 @@ FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
 
+# Of `run` and `wait`, whose exit code is otherwise that of a program: as env, timeout and shells have them.
+TIMED_OUT = 124
+ITSELF = 125
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+
 _CODES = {
     ErrorKind.FAILED: FAILED,
     ErrorKind.DENIED: FAILED,
@@ -30,6 +36,18 @@ class UsageFault(SessiondError):
 def exit_code(error: SessiondError) -> int:
     """The exit code of a failure."""
     return USAGE if isinstance(error, UsageFault) else _CODES[error.kind]
+
+
+def exit_code_beside_programs(error: SessiondError) -> int:
+    """The exit code of a failure where other codes are a program's: 124 to 127."""
+    return _BESIDE_PROGRAMS.get(error.code, ITSELF)
+
+
+_BESIDE_PROGRAMS = {
+    "wait_timeout": TIMED_OUT,
+    "command_not_executable": NOT_EXECUTABLE,
+    "command_not_found": NOT_FOUND,
+}
 
 
 def as_text(error: SessiondError) -> str:

@@ -58,6 +58,68 @@ def session_details(response: Any, pid: Callable[[int], int | None]) -> dict[str
     }
 
 
+def agent_object(message: Any, pid: Callable[[int], int | None]) -> dict[str, Any]:
+    """An agent; ``pid`` translates process ids to the caller's view."""
+    return {
+        "id": message.id,
+        "name": message.name,
+        "session": message.session,
+        "session_name": message.session_name,
+        "state": _word(_agents().AgentState, "AGENT_STATE_", message.state),
+        "activity": message.activity or None,
+        "command": list(message.command),
+        "cwd": message.cwd,
+        "pid": pid(message.pid) if message.HasField("pid") else None,
+        "unit": message.unit,
+        "tty": message.tty,
+        "started_at": time_text(message, "started_at"),
+        "ended_at": time_text(message, "ended_at"),
+        "exit_status": message.exit_status if message.HasField("exit_status") else None,
+        "signal": message.signal or None,
+        "restarts": message.restarts,
+        "group": message.group or None,
+        "labels": dict(sorted(message.labels.items())),
+        "cpu_seconds": message.cpu_seconds if message.HasField("cpu_seconds") else None,
+        "memory_bytes": message.memory_bytes if message.HasField("memory_bytes") else None,
+        "reason": message.reason or None,
+        "result": message.result or None,
+        "record_bytes": message.record_bytes,
+        "record_start": message.record_start,
+        "recording_problem": message.recording_problem or None,
+        "clients": message.clients,
+        "columns": message.columns or None,
+        "rows": message.rows or None,
+        "restart": _word(_agents().RestartPolicy, "RESTART_POLICY_", message.restart).replace("_", "-"),
+        "resurrect": message.resurrect,
+        "created_at": time_text(message, "created_at"),
+    }
+
+
+def agent_state_number(word: str) -> Any:
+    """The number on the wire of an agent's state."""
+    return _agents().AgentState.Value(f"AGENT_STATE_{word.upper()}")
+
+
+def restart_number(word: str) -> Any:
+    """The number on the wire of a restart policy."""
+    return _agents().RestartPolicy.Value(f"RESTART_POLICY_{word.upper().replace('-', '_')}")
+
+
+def _agents() -> Any:
+    # Late: verbs that show sessions alone need not load it.
+    from sessiond.rpc._generated.v1 import agents_pb2
+
+    return agents_pb2
+
+
+def _word(enum: Any, prefix: str, number: int) -> str:
+    # A release that knows more words than this one is shown by number, not hidden.
+    if number not in enum.values():
+        return str(number)
+    name: str = enum.Name(number)
+    return name.removeprefix(prefix).lower()
+
+
 def limits_object(limits: Any) -> dict[str, str]:
     """Limits in force by property."""
     return {one.property: one.value for one in limits}

@@ -137,12 +137,12 @@ def _run(words: list[str], app: App) -> int:
         app.note(error.format_message())
         app.exit_code = exits.USAGE
     except click.UsageError as error:
-        app.json = app.json or _asks_for_json(words)
+        app.json = app.json or (not app.read and _asks_for_json(words))
         app.fail(_usage(error))
     except click.Abort:
         return exits.INTERRUPTED
     except SessiondError as error:
-        app.json = app.json or _asks_for_json(words)
+        app.json = app.json or (not app.read and _asks_for_json(words))
         app.fail(error)
     except BrokenPipeError:
         raise

@@ -21,6 +21,15 @@ STATE_COLOURS = {
     "inactive": DIM,
     "archived": DIM,
 }
+AGENT_COLOURS = {
+    "running": GREEN,
+    "starting": YELLOW,
+    "paused": BLUE,
+    "failed": RED,
+    "unknown": YELLOW,
+    "completed": DIM,
+    "terminated": DIM,
+}
 GAP = "  "
 ELLIPSIS = "…"
 

@@ -77,7 +77,10 @@ class Verb(click.Command):
         """Parse, after refusing what cannot be sent: the wire carries UTF-8 alone."""
         if not self.raw:
             check_words(args)
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        if (app := ctx.find_object(App)) is not None:
+            app.read = True
+        return rest
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -134,8 +137,8 @@ def session_word(word: str) -> str:
         return absolute(word)
     if "/" in word:
         raise InvalidArgument(
-            "agents_unsupported",
-            f"{word} names an agent, and this release has sessions only",
+            "session_expected",
+            f"{word} names an agent, and a session is wanted here",
             hint="name the session alone, or begin a path with ./",
             fields={"target": word},
         )

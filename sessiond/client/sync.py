@@ -90,6 +90,13 @@ class Supervisor:
         return events_pb2_grpc.EventsServiceStub(self._channel)
 
     @cached_property
+    def agents(self) -> Any:
+        """Stub of AgentsService."""
+        from sessiond.rpc._generated.v1 import agents_pb2_grpc
+
+        return agents_pb2_grpc.AgentsServiceStub(self._channel)
+
+    @cached_property
     def system(self) -> Any:
         """Stub of SystemService."""
         from sessiond.rpc._generated.v1 import system_pb2_grpc
@@ -105,13 +112,18 @@ class Supervisor:
 
     def call_all(self, method: Any, requests: Sequence[Any], *, timeout: float | None = None) -> list[Any]:
         """Responses of calls made at once, in the order of the requests; a failed one's SessiondError."""
-        if len(requests) == 1:
+        return self.call_each([(method, request) for request in requests], timeout=timeout)
+
+    def call_each(self, calls: Sequence[tuple[Any, Any]], *, timeout: float | None = None) -> list[Any]:
+        """As ``call_all``, for pairs of a method and its request."""
+        if len(calls) == 1:
+            [(method, request)] = calls
             try:
-                return [self.call(method, requests[0], timeout=timeout)]
+                return [self.call(method, request, timeout=timeout)]
             except SessiondError as error:
                 return [error]
         deadline = self._deadline(timeout)
-        futures = [method.future(request, timeout=deadline) for request in requests]
+        futures = [method.future(request, timeout=deadline) for method, request in calls]
         return [self._outcome(future) for future in futures]
 
     def _outcome(self, future: Any) -> Any:
