@@ -16,7 +16,7 @@ _SECONDS = 20.0
 # What the rates of equal processes differ by from run to run.
 _NOISE = 1.15
 # gRPC keeps threads of its start for some seconds, in which they wake up without work.
-_SETTLING = 15.0
+SETTLING = 15.0
 _BARE = f"a bare grpc.aio process, {_EACH} of each at once"
 
 
@@ -29,10 +29,10 @@ async def footprint(stage: Stage, runs: int) -> list[Figure]:
         await stage.start_bare(unit)
     mine = [await _pid(stage, daemon_unit(session)) for session in sessions]
     bare = [await _pid(stage, unit) for unit in units]
-    progress(f"letting {2 * _EACH} daemons idle for {_SETTLING + _SECONDS:g} s")
-    await asyncio.sleep(_SETTLING)
-    rates, own = await _rates(mine + bare)
-    memory = [_pss(pid) for pid in mine + bare]
+    progress(f"letting {2 * _EACH} daemons idle for {SETTLING + _SECONDS:g} s")
+    await asyncio.sleep(SETTLING)
+    rates, own = await wakeup_rates(mine + bare)
+    memory = [memory_of(pid) for pid in mine + bare]
     for unit in units:
         await stage.bus.stop(unit)
     for session in sessions:
@@ -55,7 +55,7 @@ async def footprint(stage: Stage, runs: int) -> list[Figure]:
     ]
 
 
-async def _rates(pids: Sequence[int]) -> tuple[list[float], list[float]]:
+async def wakeup_rates(pids: Sequence[int]) -> tuple[list[float], list[float]]:
     """Voluntary context switches a second of each process, and of its main thread alone."""
     before = [(_switches(pid), _switches(pid, str(pid))) for pid in pids]
     await asyncio.sleep(_SECONDS)
@@ -75,7 +75,7 @@ async def _pid(stage: Stage, unit: str) -> int:
     return int(await stage.bus.property(unit, "Service", "MainPID"))
 
 
-def _pss(pid: int) -> float:
+def memory_of(pid: int) -> float:
     """Proportional set size in MB."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6

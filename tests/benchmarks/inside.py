@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
-from tests.benchmarks import footprint, life, listing
+from tests.benchmarks import agents, footprint, life, listing, terminal
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.stage import Stage, progress
 
@@ -18,6 +18,11 @@ GROUPS: dict[str, Callable[[Stage, int], Awaitable[list[Figure]]]] = {
     "event": life.event,
     "crash": life.crash,
     "footprint": footprint.footprint,
+    "run": agents.run,
+    "stream": terminal.stream,
+    "echo": terminal.echo,
+    "attach": terminal.attach,
+    "idle": agents.idle,
     "command": listing.command,
     "list": listing.listing,
     "restart": listing.restart,

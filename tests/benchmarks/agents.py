@@ -1,0 +1,119 @@
+"""What an agent costs besides its own program: to start one, and while it is idle."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from statistics import median
+
+from sessiond.model.unit import daemon_unit
+from tests.benchmarks.figures import Figure, Goal
+from tests.benchmarks.footprint import SETTLING, memory_of, wakeup_rates
+from tests.benchmarks.stage import Stage, interleave, program, progress, sessionctl
+from tests.benchmarks.terminal import until_shown
+
+_AGENTS = 10
+_LINES = 10_000
+_NOISE = 1.15
+_ROUNDS = 3
+
+
+async def run(stage: Stage, runs: int) -> list[Figure]:
+    """`sessionctl run --detach`, a process, beside systemd-run and the start of a gRPC client."""
+    session = await stage.create()
+    await stage.start(session)
+    detach = [program("sessionctl"), "run", "-s", session, "--detach", "--", "sleep", "600"]
+    bare = ["systemd-run", "--user", "--quiet", "--", "sleep", "600"]
+    client = [sys.executable, "-c", "import grpc"]
+    parts: list[tuple[float, float]] = []
+
+    async def ours() -> float:
+        return await _process(detach)
+
+    async def limit() -> float:
+        taken = (await _process(bare), await _process(client))
+        parts.append(taken)
+        return sum(taken)
+
+    mine, theirs = await interleave(runs, ours, limit)
+    await stage.delete(session)
+    return [
+        Figure(
+            "run",
+            "`sessionctl run --detach`, a process",
+            'systemd-run --user and python -c "import grpc"',
+            "ms",
+            mine,
+            theirs,
+            Goal.TIMES,
+            1.5,
+            parts={
+                "systemd-run --user": median(pair[0] for pair in parts[1:]),
+                'python -c "import grpc"': median(pair[1] for pair in parts[1:]),
+            },
+        )
+    ]
+
+
+async def _process(argv: Sequence[str]) -> float:
+    """Milliseconds of a process from start to end."""
+
+    def once() -> float:
+        began = time.perf_counter()
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+        return (time.perf_counter() - began) * 1000
+
+    return await asyncio.to_thread(once)
+
+
+async def idle(stage: Stage, runs: int) -> list[Figure]:
+    """A daemon's memory and wake-ups with idle agents, each behind a full scrollback that was looked at."""
+    busy, quiet = await stage.create(), await stage.create()
+    for session in (busy, quiet):
+        await stage.start(session)
+    text = f"import time; print(*range({_LINES}), sep='\\n', flush=True); time.sleep(9999)"
+    memory = []
+    for number in range(_AGENTS + 1):
+        name = f"idle-{number}"
+        words = ("--detach", "--tty", "--name", name, "--", sys.executable, "-c", text)
+        sessionctl("run", "-s", busy, *words)
+        await asyncio.to_thread(until_shown, busy, name, str(_LINES - 1))
+        if number in (0, _AGENTS):
+            memory.append(memory_of(await _pid(stage, busy)))
+    pids = [await _pid(stage, busy), await _pid(stage, quiet)]
+    progress("letting two daemons idle")
+    await asyncio.sleep(SETTLING)
+    rates = [(await wakeup_rates(pids))[0] for _ in range(_ROUNDS)]
+    for session in (busy, quiet):
+        await stage.delete(session)
+    each = (memory[1] - memory[0]) / _AGENTS
+    return [
+        Figure(
+            "agent-memory",
+            "a session daemon's memory for an idle agent with full scrollback (PSS)",
+            "2 MB",
+            "MB",
+            [each],
+            [2.0],
+            Goal.TIMES,
+            1.0,
+            parts={"the daemon with one agent": memory[0], f"with {_AGENTS + 1}": memory[1]},
+        ),
+        Figure(
+            "agent-wakeups",
+            f"wake-ups of a session daemon with {_AGENTS} idle agents",
+            "one with none",
+            "/s",
+            [pair[0] for pair in rates],
+            [pair[1] for pair in rates],
+            Goal.TIMES,
+            _NOISE,
+        ),
+    ]
+
+
+async def _pid(stage: Stage, session: str) -> int:
+    return int(await stage.bus.property(daemon_unit(session), "Service", "MainPID"))
