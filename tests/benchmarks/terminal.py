@@ -171,7 +171,8 @@ async def echo(stage: Stage, runs: int) -> list[Figure]:
     argv = ["sh", "-c", _RAW + "exec cat"]
 
     def measured() -> tuple[list[float], list[float]]:
-        ours, bare = [], []
+        ours: list[float] = []
+        bare: list[float] = []
         through = [program("sessionctl"), "run", "-s", session, "--", *argv]
         with Typist(through) as mine, Typist(argv) as plain:
             for typist in (mine, plain):
