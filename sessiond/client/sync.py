@@ -76,6 +76,13 @@ class Supervisor:
         return sessions_pb2_grpc.SessionsServiceStub(self._channel)
 
     @cached_property
+    def agents(self) -> Any:
+        """Stub of AgentsService."""
+        from sessiond.rpc._generated.v1 import agents_pb2_grpc
+
+        return agents_pb2_grpc.AgentsServiceStub(self._channel)
+
+    @cached_property
     def discovery(self) -> Any:
         """Stub of DiscoveryService."""
         from sessiond.rpc._generated.v1 import discovery_pb2_grpc

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -45,10 +45,11 @@ class DaemonStatus(Exception):
         """The same as an error of ours, for who does not pass it on."""
         return from_rpc_error(self.failed)
 
-    async def pass_on(self, context: Any) -> None:
+    async def pass_on(self, context: Any) -> NoReturn:
         """End the caller's own call with it: status, message and trailers unchanged."""
         trailers = tuple(self.failed.trailing_metadata() or ())
         await context.abort(self.failed.code(), self.failed.details() or "", trailing_metadata=trailers)
+        raise AssertionError("a call that was aborted does not go on")
 
 
 class _Link:
@@ -161,7 +162,9 @@ class Reached:
             raise _told(failed, self._session, effect=effect) from failed
         return answer
 
-    async def responses(self, method: str, request: bytes, *, timeout: float | None) -> AsyncIterator[bytes]:
+    async def responses(
+        self, method: str, request: bytes, *, timeout: float | None
+    ) -> AsyncGenerator[bytes, None]:
         """The messages of a stream, each asked for when the one before was taken. Raises as ``unary``."""
         call: Any = self._channel.unary_stream(method)(request, timeout=timeout)
         try:
@@ -174,7 +177,7 @@ class Reached:
 
     async def conversation(
         self, method: str, requests: AsyncIterator[bytes], *, timeout: float | None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Messages in both directions: no request is taken before the one before was sent on, nor a
         response before the one before was taken. Raises as ``unary``."""
         call: Any = self._channel.stream_stream(method)(timeout=timeout)

@@ -17,7 +17,7 @@ from sessiond.config import Settings
 from sessiond.errors import SessiondError
 from sessiond.model.identity import SessionType
 from sessiond.paths import Paths
-from sessiond.ports import InitSystem
+from sessiond.ports import AgentUnits, InitSystem
 from sessiond.rpc._generated.v1 import (
     discovery_pb2_grpc,
     events_pb2_grpc,
@@ -27,12 +27,17 @@ from sessiond.rpc._generated.v1 import (
 from sessiond.rpc.health import SERVICE_NAME, add_health, set_serving
 from sessiond.rpc.server import Server, enable_reflection
 from sessiond.store.sqlite import SqliteStore
+from sessiond.supervisor.agent_lists import AgentLists
+from sessiond.supervisor.agents import AgentCalls
+from sessiond.supervisor.at_rest import AtRest, UnitsOf
 from sessiond.supervisor.changes import Changes, Defaults
 from sessiond.supervisor.directory import Directory
 from sessiond.supervisor.events import EventLog
+from sessiond.supervisor.forwarding import Daemons
 from sessiond.supervisor.lifecycle import DaemonRules, Lifecycle
 from sessiond.supervisor.mirror import Mirror
 from sessiond.supervisor.registry import Registry, ScanRules
+from sessiond.supervisor.services.agents import AgentsService
 from sessiond.supervisor.services.discovery import DiscoveryService
 from sessiond.supervisor.services.events import EventsService
 from sessiond.supervisor.services.sessions import SessionsService
@@ -44,7 +49,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SERVICES = tuple(f"sessiond.v1.{name}Service" for name in ("Sessions", "Discovery", "Events", "System"))
+_SERVICES = tuple(
+    f"sessiond.v1.{name}Service" for name in ("Sessions", "Agents", "Discovery", "Events", "System")
+)
 # Long enough for a busy machine's bus; without an answer the supervisor serves, and states are unknown.
 _FIRST_ANSWER = 5.0
 
@@ -121,9 +128,15 @@ class Parts:
 
 
 async def build(
-    stack: AsyncExitStack, paths: Paths, settings: Settings, init: InitSystem, mirror: Mirror
+    stack: AsyncExitStack,
+    paths: Paths,
+    settings: Settings,
+    init: InitSystem,
+    mirror: Mirror,
+    units: UnitsOf | None = None,
 ) -> Parts:
-    """Make the parts; what must be closed is closed by the stack."""
+    """Make the parts; what must be closed is closed by the stack. ``units`` is how units of a session's
+    agents are asked for."""
     store = await SqliteStore.open(paths.database)
     stack.push_async_callback(store.close)
     events = EventLog(settings.events.history, settings.events.reader_buffer)
@@ -152,9 +165,21 @@ async def build(
         SystemService(paths, directory, mirror, init, store, lambda: _examine(paths, settings)),
         server.grpc,
     )
+    daemons = Daemons(paths.session_socket)
+    stack.push_async_callback(daemons.close)
+    at_rest = AtRest(paths, units or _units)
+    calls = AgentCalls(directory, daemons, at_rest)
+    AgentsService(calls, AgentLists(directory, calls, at_rest)).add_to(server.grpc)
     servicer = add_health(server)
     enable_reflection(server.grpc, [*_SERVICES, SERVICE_NAME])
     return Parts(settings, mirror, registry, directory, lifecycle, server, servicer)
+
+
+def _units(session: str) -> AgentUnits:
+    # Loaded when it is called: most supervisors never need it.
+    from sessiond.init.systemd.agents import SystemdAgents
+
+    return SystemdAgents(session)
 
 
 def _examine(paths: Paths, settings: Settings) -> list[CheckRow]:
