@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,21 @@ CONNECT_DEADLINE = 10.0
 RELOAD_DEADLINE = 90.0
 
 _BUS, _BUS_PATH = "org.freedesktop.DBus", "/org/freedesktop/DBus"
-_SIGNALS = ("JobRemoved", "UnitNew", "UnitRemoved", "Reloading", "UnitFilesChanged")
-_MATCHES = (
-    *(
-        f"type='signal',sender='{SYSTEMD}',path='{MANAGER_PATH}',interface='{MANAGER}',member='{member}'"
-        for member in _SIGNALS
-    ),
+
+
+def of_manager(member: str) -> str:
+    """The rule that fits one kind of the manager's signals."""
+    return f"type='signal',sender='{SYSTEMD}',path='{MANAGER_PATH}',interface='{MANAGER}',member='{member}'"
+
+
+# That the manager reads its files anew, is exec'd anew, or is gone.
+LIFE = (
+    of_manager("Reloading"),
     f"type='signal',sender='{_BUS}',interface='{_BUS}',member='NameOwnerChanged',arg0='{SYSTEMD}'",
+)
+ALL = (
+    *(of_manager(member) for member in ("JobRemoved", "UnitNew", "UnitRemoved", "UnitFilesChanged")),
+    *LIFE,
 )
 
 Listener = Callable[[Message], None]
@@ -86,8 +94,9 @@ class Connection:
         self._ending = asyncio.create_task(self._end(), name="end of the bus connection")
 
     @classmethod
-    async def open(cls, address: str, *, subscribe: bool = True) -> Connection:
-        """Connect, and subscribe to the manager's signals. Raises Unreachable `init_unavailable`."""
+    async def open(cls, address: str, *, subscribe: bool = True, matches: Sequence[str] = ALL) -> Connection:
+        """Connect, and subscribe to the manager's signals, of which those that the rules fit come in.
+        Raises Unreachable `init_unavailable`."""
         try:
             async with asyncio.timeout(CONNECT_DEADLINE):
                 bus = await MessageBus(bus_address=address).connect()
@@ -102,7 +111,7 @@ class Connection:
         try:
             bus.add_message_handler(connection._receive)
             if subscribe:
-                await asyncio.gather(*(connection.match(rule) for rule in _MATCHES))
+                await asyncio.gather(*(connection.match(rule) for rule in matches))
                 await connection.subscribe()
         except BaseException:
             await connection.close()

@@ -11,7 +11,14 @@ from types import TracebackType
 
 from asyncinotify import Inotify, Mask, Watch
 
-from sessiond.model.unit import ROOT_SLICE, session_of_daemon, session_of_slice, session_slice
+from sessiond.model.unit import (
+    ROOT_SLICE,
+    agent_of_unit,
+    agents_slice,
+    session_of_daemon,
+    session_of_slice,
+    session_slice,
+)
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +70,13 @@ class Freezer:
         return _frozen(file)
 
     def _file(self, unit: str) -> str | None:
+        if self._slices is None:
+            return None
+        if (agent := agent_of_unit(unit)) is not None:
+            between = f"{session_slice(agent[0])}/{agents_slice(agent[0])}"
+            return f"{self._slices}/{between}/{unit}/cgroup.events"
         session = session_of_daemon(unit) or session_of_slice(unit)
-        if self._slices is None or session is None:
+        if session is None:
             return None
         return f"{self._slices}/{session_slice(session)}/{unit}/cgroup.events"
 

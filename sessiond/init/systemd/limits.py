@@ -43,6 +43,11 @@ async def limits(connection: Connection, session: str) -> dict[str, str]:
     return properties.differing(values, defaults)
 
 
+async def known_properties(connection: Connection) -> dict[str, Any]:
+    """The properties that this systemd has, by the bus's names, with their defaults."""
+    return await _values(connection, _UNTOUCHED)
+
+
 async def _values(connection: Connection, unit: str) -> dict[str, Any]:
     return await connection.get_all(unit_path(unit), SLICE)
 

@@ -16,7 +16,8 @@ from sessiond.ports import DaemonSpec
 RESTART_DELAY = 0.1
 START_LIMIT_INTERVAL = 60.0
 START_LIMIT_BURST = 30
-DESCRIPTORS = 512
+# Four for each agent with a terminal, and for some hundred of them.
+DESCRIPTORS = 2048
 
 # What systemd itself says when it cannot enter the working directory, systemd.exec(5).
 EXIT_CHDIR = 200
@@ -46,13 +47,13 @@ def daemon_properties(spec: DaemonSpec, version: int) -> list[Property]:
         ("SyslogIdentifier", Variant("s", "sessiond-session")),
         ("Environment", Variant("as", _environment(spec.environment.items()))),
         ("Restart", Variant("s", "on-failure")),
-        ("RestartUSec", _usec(RESTART_DELAY)),
+        ("RestartUSec", usec(RESTART_DELAY)),
         # `failed` drops the stored descriptors, so it is a long way there.
-        ("StartLimitIntervalUSec", _usec(START_LIMIT_INTERVAL)),
+        ("StartLimitIntervalUSec", usec(START_LIMIT_INTERVAL)),
         ("StartLimitBurst", Variant("u", START_LIMIT_BURST)),
-        ("WatchdogUSec", _usec(spec.watchdog)),
-        ("TimeoutStartUSec", _usec(spec.start_timeout)),
-        ("TimeoutStopUSec", _usec(spec.stop_timeout)),
+        ("WatchdogUSec", usec(spec.watchdog)),
+        ("TimeoutStartUSec", usec(spec.start_timeout)),
+        ("TimeoutStopUSec", usec(spec.stop_timeout)),
         ("FileDescriptorStoreMax", Variant("u", DESCRIPTORS)),
         ("KillMode", Variant("s", "mixed")),
         # One process killed for memory must not take the daemon with it.
@@ -73,9 +74,9 @@ def command(argv: Sequence[str], folder: str, *, needed: bool = True) -> tuple[l
     it writes comes back the same: `$` and `;` in a word gain a backslash, a newline in the folder ends
     the line, a space at its end is lost. Such a command is started by a shell from an encoded script.
     """
-    words = [_text(word, "a word of the command") for word in argv]
-    folder = _text(folder, "the workspace's path")
-    if all(_keeps(word) for word in words) and _keeps_as_line(folder):
+    words = [text(word, "a word of the command") for word in argv]
+    folder = text(folder, "the workspace's path")
+    if all(keeps(word) for word in words) and keeps_as_line(folder):
         return words, folder if needed else f"-{folder}"
     otherwise = f"exit {EXIT_CHDIR}" if needed else "cd /"
     script = f"cd -- {shlex.quote(folder)} || {otherwise}\nexec {shlex.join(words)} #"
@@ -83,11 +84,11 @@ def command(argv: Sequence[str], folder: str, *, needed: bool = True) -> tuple[l
     return ["/bin/sh", "-c", f"eval \"`printf %b '{encoded}'`\""], "/"
 
 
-def _keeps(word: str) -> bool:
+def keeps(word: str) -> bool:
     return word.isprintable() and not set(word) & set("$;'\"\\")
 
 
-def _keeps_as_line(path: str) -> bool:
+def keeps_as_line(path: str) -> bool:
     return path.isprintable() and path == path.strip() and not path.endswith("\\")
 
 
@@ -101,20 +102,20 @@ def _octal(letter: str) -> str:
 def description(name: str, path: Path) -> str:
     """One printable line of bounded length: the name, and the path in brackets, its end kept."""
     room = _DESCRIPTION_MAX - len(name) - 3
-    shown = _line(os.fspath(path))
+    shown = one_line(os.fspath(path))
     if len(shown) > room:
         shown = "…" + shown[-room + 1 :]
-    return f"{_line(name)} ({shown})"
+    return f"{one_line(name)} ({shown})"
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode()
         for letter in text
     )
 
 
-def _text(text: str, what: str) -> str:
+def text(text: str, what: str) -> str:
     """The text, if it can travel over the bus: UTF-8 without NUL."""
     try:
         raw = text.encode()
@@ -130,7 +131,7 @@ def _text(text: str, what: str) -> str:
 
 
 def _environment(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    words = [_text(f"{key}={value}", f"the variable {key}") for key, value in pairs]
+    words = [text(f"{key}={value}", f"the variable {key}") for key, value in pairs]
     if sum(len(word.encode()) for word in words) > _ENVIRONMENT_MAX:
         raise InvalidArgument(
             "environment_too_large",
@@ -140,5 +141,5 @@ def _environment(pairs: Iterable[tuple[str, str]]) -> list[str]:
     return words
 
 
-def _usec(seconds: float) -> Variant:
+def usec(seconds: float) -> Variant:
     return Variant("t", round(seconds * 1e6))

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from asyncinotify import Inotify, Mask
 
 from sessiond.errors import Unreachable
-from sessiond.init.systemd.bus import Connection, bus_address, socket_path
+from sessiond.init.systemd.bus import ALL, Connection, bus_address, socket_path
 from sessiond.init.systemd.feed import Feed
 from sessiond.init.systemd.waking import Waking
-from sessiond.ports import Connected, Lost, UnitEvent
+from sessiond.ports import Lost, UnitEvent
+
+Event = TypeVar("Event")
 
 _FIRST_DELAY, _LAST_DELAY = 0.1, 2.0
 
 
 class Link:
-    """Hands out the connection; ``calls`` counts all requests made over all of its lives."""
+    """Hands out the connection; ``calls`` counts all requests made over all of its lives.
 
-    def __init__(self, address: str | None = None) -> None:
+    ``matches`` are the rules for the manager's signals that it is to hear.
+    """
+
+    def __init__(self, address: str | None = None, matches: Sequence[str] = ALL) -> None:
         self._address = address
+        self._matches = matches
         self._connection: Connection | None = None
         self._opening = asyncio.Lock()
         self._past_calls = 0
@@ -43,7 +50,7 @@ class Link:
                 raise Unreachable("init_unavailable", "the connection to systemd was closed")
             if self._connection is None or not self._connection.alive:
                 await self._drop()
-                self._connection = await Connection.open(self._where())
+                self._connection = await Connection.open(self._where(), matches=self._matches)
             return self._connection
 
     async def _drop(self) -> None:
@@ -58,19 +65,24 @@ class Link:
         async with self._opening:
             await self._drop()
 
-    async def watch(self) -> AsyncGenerator[UnitEvent, None]:
+    def watch(self) -> AsyncGenerator[UnitEvent, None]:
         """Unit events for ever, over as many connections as it takes; ends when closed."""
+        return self.follow(_units)
+
+    async def follow(
+        self, events_of: Callable[[Connection], AsyncGenerator[Event, None]]
+    ) -> AsyncGenerator[Event | Lost, None]:
+        """The events that a connection gives, again and again, with Lost between; ends when closed."""
         delay, lost = _FIRST_DELAY, False
         while not self._closed:
             try:
                 connection = await self.connection()
-                with Waking(connection):
-                    async with contextlib.aclosing(Feed(connection).events()) as events:
-                        async for event in events:
-                            if isinstance(event, Connected):
-                                delay = _FIRST_DELAY
-                            lost = isinstance(event, Lost)
-                            yield event
+                async with contextlib.aclosing(events_of(connection)) as events:
+                    async for event in events:
+                        lost = isinstance(event, Lost)
+                        if not lost:
+                            delay = _FIRST_DELAY
+                        yield event
             except Unreachable as error:
                 if self._closed:
                     return
@@ -79,6 +91,13 @@ class Link:
                     yield Lost(error.message)
             await bus_returned(socket_path(self._where()), delay)
             delay = min(delay * 2, _LAST_DELAY)
+
+
+async def _units(connection: Connection) -> AsyncGenerator[UnitEvent, None]:
+    with Waking(connection):
+        async with contextlib.aclosing(Feed(connection).events()) as events:
+            async for event in events:
+                yield event
 
 
 async def bus_returned(path: Path | None, longest: float) -> None:

@@ -1,0 +1,5 @@
+"""The agents of one session as units of the user's systemd: the port `AgentUnits` over D-Bus."""
+
+from sessiond.init.systemd.agents.backend import SystemdAgents
+
+__all__ = ["SystemdAgents"]
