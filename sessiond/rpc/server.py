@@ -114,7 +114,8 @@ def _mapped_stream(call: Callable[[Any, Any], Any], method: str) -> _Handler:
         try:
             async with aclosing(call(request, context)) as responses:
                 async for response in responses:
-                    await context.write(response)
+                    if not await _written(context, response):
+                        return
         except SessiondError as error:
             await abort(context, error)
         except grpc.aio.AbortError:
@@ -123,6 +124,15 @@ def _mapped_stream(call: Callable[[Any, Any], Any], method: str) -> _Handler:
             await abort(context, _unforeseen(method, error))
 
     return mapped
+
+
+async def _written(context: Any, response: Any) -> bool:
+    """Send one message of a stream; False where the client is gone."""
+    try:
+        await context.write(response)
+    except grpc.aio.InternalError:
+        return False
+    return True
 
 
 def _unforeseen(method: str, error: Exception) -> SessiondError:
