@@ -94,6 +94,9 @@ class Record:
     @property
     def problem(self) -> str:
         """Why nothing is recorded now: `disk_low`, `disk_full`, `write_failed`, `limit_reached`; or empty."""
+        if self._reason is Reason.DISK_LOW and self._fd >= 0 and not self._free.is_low(self._fd, 0):
+            # The next byte will be recorded.
+            return ""
         return self._reason.problem
 
     # ---- writing
