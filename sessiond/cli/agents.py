@@ -3,55 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
 from sessiond.cli import render
 from sessiond.cli.app import App
-from sessiond.cli.verb import is_path, session_word
+from sessiond.cli.verb import AgentName, split_agent
 from sessiond.errors import InvalidArgument, NotFound, SessiondError, Unreachable
 from sessiond.model.identity import ID_PREFIX_MIN
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True)
-class AgentName:
-    """The two halves of a word that names an agent; ``session`` is empty where only the agent is named."""
-
-    session: str
-    agent: str
-
-    def __str__(self) -> str:
-        return f"{self.session}/{self.agent}" if self.session else self.agent
-
-
-# ---- words ----------------------------------------------------------------------------------
-
-
-def names_agent(word: str) -> bool:
-    """Whether a word that may mean either means an agent: `SESSION/NAME`; a path means a session."""
-    return "/" in word and not is_path(word)
-
-
-def split_agent(word: str) -> AgentName:
-    """The halves of `SESSION/NAME`, or `NAME` alone; raises InvalidArgument `agent_invalid`."""
-    if is_path(word):
-        raise _invalid(word, f"{word} is a path, and a path means a session", "sessionctl ps lists agents")
-    session, slash, agent = word.rpartition("/")
-    if not agent or (slash and not session):
-        raise _invalid(word, f"no agent is named by {word!r}", "name it SESSION/NAME")
-    if "/" in session:
-        raise _invalid(word, f"{word} has more than one '/'", "name it SESSION/NAME")
-    return AgentName(session, agent)
-
-
-def _invalid(word: str, message: str, hint: str) -> InvalidArgument:
-    return InvalidArgument("agent_invalid", message, hint=hint, fields={"agent": word})
 
 
 class AgentTarget(click.ParamType[str]):
@@ -70,33 +34,7 @@ class AgentTarget(click.ParamType[str]):
         return complete_agents(ctx, incomplete)
 
 
-class AnyTarget(click.ParamType[str]):
-    """A session, or an agent as `SESSION/NAME`."""
-
-    name = "target"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The word: an absolute path, a session's name, or `SESSION/NAME`."""
-        word = str(value)
-        return str(split_agent(word)) if names_agent(word) else session_word(word)
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-        """Sessions, their agents, and folders for a word that is a path."""
-        from sessiond.cli.completion import complete_agents, complete_targets
-
-        if names_agent(incomplete):
-            return complete_agents(ctx, incomplete)
-        found = complete_targets(ctx, incomplete)
-        if is_path(incomplete):
-            return found
-        try:
-            return found + complete_agents(ctx, incomplete)
-        except SessiondError:
-            return found
-
-
 AGENT = AgentTarget()
-ANY = AnyTarget()
 
 
 def agents(required: bool = True, metavar: str = "AGENT...") -> Callable[[F], F]:

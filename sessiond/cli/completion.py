@@ -12,7 +12,8 @@ from click.shell_completion import CompletionItem, ShellComplete, get_completion
 
 from sessiond.cli import exits
 from sessiond.cli.app import App
-from sessiond.cli.verb import is_path, verb
+from sessiond.cli.verb import is_path, names_agent, verb
+from sessiond.errors import SessiondError
 
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_SESSIONCTL_COMPLETE"
@@ -93,6 +94,19 @@ def complete_agents(ctx: click.Context, incomplete: str) -> list[CompletionItem]
         if word.startswith(incomplete) and word not in named:
             found.setdefault(word, CompletionItem(word, help=" ".join(one.command)))
     return list(found.values())
+
+
+def complete_anything(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """Sessions and agents; sessions alone where agents cannot be asked for."""
+    if names_agent(incomplete):
+        return complete_agents(ctx, incomplete)
+    found = complete_targets(ctx, incomplete)
+    if is_path(incomplete):
+        return found
+    try:
+        return found + complete_agents(ctx, incomplete)
+    except SessiondError:
+        return found
 
 
 def complete_command(incomplete: str, words: Sequence[str]) -> list[CompletionItem]:

@@ -1,4 +1,4 @@
-"""How the journal of a session or of the supervisor is asked, in a way that works for every reader."""
+"""How the journal of a session, an agent or the supervisor is asked, in a way that works for every reader."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def session_matches(session: str) -> list[str]:
         *(f"USER_UNIT={one}" for one in units),
         f"_SYSTEMD_USER_UNIT={starter_unit(session)}",
     )
+
+
+def agent_matches(unit: str) -> list[str]:
+    """What selects all lines of an agent by its unit, also those that its daemon wrote on its behalf."""
+    return _alternatives(f"_SYSTEMD_USER_UNIT={unit}", f"USER_UNIT={unit}")
 
 
 def supervisor_matches() -> list[str]:

@@ -1,4 +1,4 @@
-"""`start`, `stop`, `restart`, `kill`, `use`, `end` and `wait`: the life of sessions."""
+"""`start`, `stop`, `restart`, `kill`, `use`, `end` and `wait`: the life of sessions, and some of agents."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from typing import Any
 
 import click
 
-from sessiond.cli import render
+from sessiond.cli import exits, render
+from sessiond.cli.agents import STATES as AGENT_STATES
+from sessiond.cli.agents import agent_exit_code
 from sessiond.cli.app import App
+from sessiond.cli.choice import AGENT_STATE, LIVING, Choice, Deed, Result, SessionDeed, carry_out, choosing
 from sessiond.cli.exits import UsageFault
-from sessiond.cli.show import STATE
-from sessiond.cli.verb import target, targets, verb
+from sessiond.cli.show import STATE, STATES, Words
+from sessiond.cli.verb import Verb, anything, names_agent, target, targets, verb
 
 NO_WAIT = click.option("--no-wait", is_flag=True, help="Return when the job is queued, before it is done.")
 
@@ -49,26 +52,43 @@ def start(app: App, targets: tuple[str, ...], no_wait: bool) -> None:
     examples="""
 sessionctl stop shop
 sessionctl stop shop blog --no-wait
+sessionctl stop shop/claude blog/server
+sessionctl stop --group workers
 """,
 )
-@targets()
+@anything(required=False)
 @NO_WAIT
-def stop(app: App, targets: tuple[str, ...], no_wait: bool) -> None:
-    """Stop sessions with all that runs in them."""
-    _each(app, "Stop", targets, no_wait=no_wait)
+@choosing()
+def stop(app: App, targets: tuple[str, ...], no_wait: bool, choice: Choice) -> None:
+    """Stop sessions with all that runs in them, or agents.
+
+    An agent is named SESSION/NAME. It gets its stop signal, and SIGKILL after its time to end.
+    """
+    fields = {"no_wait": no_wait}
+    agents = Deed("Stop", fields=fields, batch=None if no_wait else {})
+    carry_out(app, targets, choice, agents, _job("Stop", fields))
 
 
 @verb(
     "restart",
     examples="""
 sessionctl restart shop
+sessionctl restart shop/server
+sessionctl restart --session shop --state failed
 """,
 )
-@targets()
+@anything(required=False)
 @NO_WAIT
-def restart(app: App, targets: tuple[str, ...], no_wait: bool) -> None:
-    """Restart the daemons of sessions; what runs in them goes on."""
-    _each(app, "Restart", targets, no_wait=no_wait)
+@choosing()
+def restart(app: App, targets: tuple[str, ...], no_wait: bool, choice: Choice) -> None:
+    """Restart agents, or the daemons of sessions.
+
+    What runs in a session goes on while its daemon is restarted. An agent is named SESSION/NAME; it is
+    started with what it was started with, also where it has ended.
+    """
+    if no_wait and (choice.given or any(map(names_agent, targets))):
+        raise UsageFault("usage", "--no-wait is for sessions alone", hint="sessionctl restart --help")
+    carry_out(app, targets, choice, Deed("Restart"), _job("Restart", {"no_wait": no_wait}))
 
 
 @verb(
@@ -76,19 +96,36 @@ def restart(app: App, targets: tuple[str, ...], no_wait: bool) -> None:
     examples="""
 sessionctl kill shop
 sessionctl kill shop --signal TERM
+sessionctl kill shop/claude
+sessionctl kill --group workers --fail-fast
 """,
 )
-@targets()
+@anything(required=False)
 @click.option("-s", "--signal", default="", metavar="SIGNAL", help="Name or number; by default SIGKILL.")
-def kill(app: App, targets: tuple[str, ...], signal: str) -> None:
-    """Send a signal to the daemons of sessions.
+@choosing()
+def kill(app: App, targets: tuple[str, ...], signal: str, choice: Choice) -> None:
+    """Send a signal to the daemons of sessions, or kill agents.
 
-    What runs in them goes on, and the init system has them back.
+    What runs in a session goes on, and the init system has its daemon back. An agent, named
+    SESSION/NAME, is killed with all of its processes and not started again; with --signal its main
+    process gets that signal, as with `sessionctl signal`.
     """
+    from sessiond.cli.agent_life import signal_deed
+    from sessiond.client.sync import JOB_TIMEOUT
+
     sent = signal.upper() or "SIGKILL"
-    app.each_session(
-        "Kill", targets, lambda one: f"{render.plain(one['name'])}: {render.plain(sent)} sent", signal=signal
+    agents = signal_deed(signal) if signal else Deed("Kill", timeout=JOB_TIMEOUT)
+    sessions = SessionDeed(
+        "Kill", lambda one: f"{render.plain(one['name'])}: {render.plain(sent)} sent", {"signal": signal}
     )
+    carry_out(app, targets, choice, agents, sessions)
+
+
+def _job(name: str, fields: dict[str, Any]) -> SessionDeed:
+    """What has the init system do something to a session, and takes as long as that takes."""
+    from sessiond.client.sync import JOB_TIMEOUT
+
+    return SessionDeed(name, state_line, fields, JOB_TIMEOUT)
 
 
 @verb(
@@ -134,34 +171,103 @@ def end(app: App, targets: tuple[str, ...]) -> None:
     _each(app, "End", targets)
 
 
+class Wait(Verb):
+    """`wait`: once an agent is waited for, its exit code is a program's, and failures are told apart."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, after looking whether agents are meant."""
+        app = ctx.find_object(App)
+        chosen = ("--all", "--session", "--group", "--label", "--ended")
+        if app and any(names_agent(word) or word.split("=")[0] in chosen for word in args):
+            app.exit_of = exits.exit_code_beside_programs
+        return super().parse_args(ctx, args)
+
+
+ANY_STATE = Words("state", (*STATES, *(word for word in AGENT_STATES if word not in STATES)))
+
+
 @verb(
     "wait",
+    cls=Wait,
     examples="""
 sessionctl wait shop
 sessionctl wait shop --state inactive --state error --timeout 30
 sessionctl start shop --no-wait && sessionctl wait shop --timeout 1min
+sessionctl wait shop/build shop/tests
+sessionctl wait --group workers --ended
 """,
 )
-@targets()
+@anything(required=False)
 @click.option(
-    "--state", "states", multiple=True, type=STATE, metavar="STATE", help="Any of these; default active."
+    "--state",
+    "states",
+    multiple=True,
+    type=ANY_STATE,
+    metavar="STATE",
+    help="Any of these; default active, for agents that they have ended.",
 )
 @click.option("--timeout", metavar="TIME", help="Longest wait: seconds, or 500ms, 30s, 5min, 2h.")
-def wait(app: App, targets: tuple[str, ...], states: tuple[str, ...], timeout: str | None) -> None:
-    """Wait until all sessions named are in a state asked for."""
-    from sessiond.cli.jsonout import STATE_NUMBERS
-    from sessiond.rpc._generated.v1 import sessions_pb2 as pb
+@click.option("--ended", is_flag=True, help="Choose also agents that have ended already.")
+@choosing(states=False)
+def wait(
+    app: App,
+    targets: tuple[str, ...],
+    states: tuple[str, ...],
+    timeout: str | None,
+    ended: bool,
+    choice: Choice,
+) -> None:
+    """Wait until all sessions and agents named are in a state asked for.
 
+    The exit code is that of the agent, named SESSION/NAME, once it has ended; of several the highest:
+    its exit status, or 128 and the number of the signal that ended it, or 124 where its --timeout or
+    that of this wait ran out. 125 means that sessionctl itself failed. Of sessions alone the exit
+    codes are those of every verb.
+    """
     seconds = duration(timeout) if timeout is not None else None
-    requests = []
-    for word in dict.fromkeys(targets):
-        request = pb.WaitSessionRequest(session=word, states=[STATE_NUMBERS[state] for state in states])
-        if seconds is not None:
-            request.timeout.FromNanoseconds(round(seconds * 1e9))
-        requests.append(request)
-    # The supervisor keeps the time; ours is only for one that no longer answers.
+    if ended and not choice.given:
+        raise UsageFault("usage", "--ended is for agents that options choose", hint="sessionctl wait --help")
+    agents = choice.given or any(map(names_agent, targets))
+    sessions = choice.given or not all(map(names_agent, targets))
+    for word in states:
+        if agents and word not in AGENT_STATES:
+            AGENT_STATE.convert(word, None, None)
+        if sessions and not choice.given:
+            STATE.convert(word, None, None)
+    results = carry_out(app, targets, choice, *_waits(states, seconds, ended=ended))
+    if agents:
+        app.exit_code = max([app.exit_code, *(_code(app, one) for one in results)])
+
+
+def _waits(states: tuple[str, ...], seconds: float | None, *, ended: bool) -> tuple[Deed, SessionDeed]:
+    from google.protobuf.duration_pb2 import Duration
+
+    from sessiond.cli.jsonout import STATE_NUMBERS, agent_state_number
+
+    fields: dict[str, Any] = {}
+    if seconds is not None:
+        longest = Duration()
+        longest.FromNanoseconds(round(seconds * 1e9))
+        fields["timeout"] = longest
+    # Who answers keeps the time; ours is only for one that no longer does.
     deadline = seconds + 10 if seconds is not None else 0
-    app.each(app.supervisor.sessions.WaitSession, requests, state_line, timeout=deadline)
+    of_agents = {"states": [agent_state_number(word) for word in states if word in AGENT_STATES]}
+    of_sessions = {"states": [STATE_NUMBERS[word] for word in states if word in STATE_NUMBERS]}
+    deed = Deed(
+        "Wait",
+        fields={**fields, **of_agents},
+        batch=None if states else fields,
+        states=AGENT_STATES if ended else LIVING,
+        timeout=deadline,
+    )
+    return deed, SessionDeed("Wait", state_line, {**fields, **of_sessions}, deadline)
+
+
+def _code(app: App, one: Result) -> int:
+    """The exit code that one result makes of a wait in which agents are."""
+    if one.error is not None:
+        return app.exit_of(one.error)
+    return agent_exit_code(one.shown) if one.agent and one.shown else exits.DONE
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}

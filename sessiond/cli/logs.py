@@ -1,4 +1,4 @@
-"""`logs`: a session's journal, by journalctl itself."""
+"""`logs`: the journal of a session or an agent, by journalctl itself."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import click
 
 from sessiond.cli.app import App
-from sessiond.cli.journal import session_matches, supervisor_matches
-from sessiond.cli.verb import target, verb
+from sessiond.cli.journal import agent_matches, session_matches, supervisor_matches
+from sessiond.cli.verb import names_agent, thing, verb
 from sessiond.errors import InvalidArgument, SessiondError
 
 
@@ -18,11 +18,12 @@ from sessiond.errors import InvalidArgument, SessiondError
 sessionctl logs shop
 sessionctl logs shop -f
 sessionctl logs . -n 500 --since "1 hour ago"
+sessionctl logs shop/server -f
 sessionctl logs --supervisor -f
 sessionctl logs shop --json | jq -r .MESSAGE
 """,
 )
-@target(required=False, metavar="[SESSION]")
+@thing(required=False)
 @click.option("--supervisor", is_flag=True, help="The supervisor's own, also while it is down.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
 @click.option("-n", "--lines", default=None, metavar="N", help="The last N lines, or all; default 100.")
@@ -30,14 +31,16 @@ sessionctl logs shop --json | jq -r .MESSAGE
 def logs(
     app: App, target: str | None, supervisor: bool, follow: bool, lines: str | None, since: str | None
 ) -> None:
-    """Show the journal of a session.
+    """Show the journal of a session or an agent.
 
-    What its daemon and all that runs in it wrote, and what the init system did to them.
+    What a session's daemon and all that runs in it wrote, and what the init system did to them. Of an
+    agent, named SESSION/NAME, what it wrote, and what the init system did to it; what one with a
+    terminal printed is shown by `sessionctl output`.
 
     With --json one object a line, with the journal's own fields.
     """
     if supervisor == bool(target):
-        raise click.UsageError("name a session, or give --supervisor")
+        raise click.UsageError("name a session or an agent, or give --supervisor")
     words = ["journalctl", "--no-pager", *_count(lines, since)]
     if follow:
         words.append("--follow")
@@ -45,7 +48,7 @@ def logs(
         words.append(f"--since={since}")
     if app.json:
         words.append("--output=json")
-    words += session_matches(_resolved(app, target)) if target else supervisor_matches()
+    words += _matches(app, target) if target else supervisor_matches()
     argv = app.host.argv(words)
     app.close()
     app.flush()
@@ -64,6 +67,18 @@ def _count(lines: str | None, since: str | None) -> list[str]:
     if lines != "all" and not (lines.isdigit() and lines.isascii() and len(lines) < 10):
         raise InvalidArgument("count_invalid", f"not a number of lines: {lines!r}", hint="a number, or all")
     return [f"--lines={lines}"]
+
+
+def _matches(app: App, word: str) -> list[str]:
+    if not names_agent(word):
+        return session_matches(_resolved(app, word))
+    from sessiond.cli.agents import get_agent, shown_name
+
+    agent = get_agent(app, word)
+    if agent.tty and not app.json:
+        name = shown_name(app.agent(agent))
+        app.note(f"{name} has a terminal; what it printed there is shown by: sessionctl output {name}")
+    return agent_matches(agent.unit)
 
 
 def _resolved(app: App, word: str) -> str:

@@ -29,6 +29,14 @@ SECTIONS: dict[str, dict[str, str]] = {
         "end": "life:end",
         "wait": "life:wait",
     },
+    "Agents": {
+        "run": "run:run",
+        "ps": "ps:ps",
+        "pause": "agent_life:pause",
+        "resume": "agent_life:resume",
+        "signal": "agent_life:signal",
+        "rm": "agent_life:rm",
+    },
     "Looking": {
         "list": "show:list_",
         "show": "show:show",
@@ -101,6 +109,7 @@ def cli() -> None:
     """Coding sessions as units of this machine's own init system.
 
     SESSION is a name, the first digits of an id, or a path that begins with `.`, `/` or `~`.
+    An agent is named SESSION/NAME; verbs for agents alone also take NAME where only one has it.
     """
 
 

@@ -31,6 +31,8 @@ AGENT_COLOURS = {
     "terminated": DIM,
 }
 GAP = "  "
+# A column that is cut keeps so many.
+_LEAST = 8
 ELLIPSIS = "…"
 
 
@@ -138,6 +140,15 @@ def table(
     return lines
 
 
+def least_width(header: Sequence[str], rows: Sequence[Sequence[str]], shrink: Sequence[int]) -> int:
+    """Columns that a table takes at least, with the columns that may be cut as narrow as they become."""
+    total = len(GAP) * (len(header) - 1)
+    for i, name in enumerate(header):
+        widest = max([width(name), *(width(plain(row[i])) for row in rows)])
+        total += min(widest, max(width(name), _LEAST)) if i in shrink else widest
+    return total
+
+
 def _fit(widths: list[int], header: Sequence[str], shrink: Sequence[int]) -> None:
     columns = terminal_width()
     if columns is None:
@@ -146,7 +157,7 @@ def _fit(widths: list[int], header: Sequence[str], shrink: Sequence[int]) -> Non
     for column in shrink:
         if excess <= 0:
             return
-        least = max(width(header[column]), 8)
+        least = max(width(header[column]), _LEAST)
         taken = min(excess, max(0, widths[column] - least))
         widths[column] -= taken
         excess -= taken
@@ -246,3 +257,14 @@ def seconds(amount: float | None) -> str:
     minutes, rest = divmod(int(amount), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h {minutes}min {rest}s" if hours else f"{minutes}min {rest}s"
+
+
+def seconds_short(amount: float) -> str:
+    """A duration for a column: `12ms`, `3.2s`, `5min`, `2h`, `3d`."""
+    if amount < 1:
+        return f"{amount * 1000:.0f}ms"
+    if amount < 60:
+        return f"{amount:.1f}s"
+    if amount < 3600:
+        return f"{int(amount // 60)}min"
+    return f"{int(amount // 3600)}h" if amount < 86400 else f"{int(amount // 86400)}d"

@@ -8,7 +8,7 @@ import click
 
 from sessiond.cli import render
 from sessiond.cli.app import App
-from sessiond.cli.verb import pair, target, verb
+from sessiond.cli.verb import names_agent, pair, thing, verb
 from sessiond.errors import InvalidArgument
 
 STATES = ("unknown", "inactive", "starting", "active", "stopping", "error", "archived")
@@ -18,17 +18,19 @@ TYPES = ("development", "production", "test", "persona")
 class Words(click.ParamType[str]):
     """One of some words; others are an invalid argument, not a mistake in the command line's form."""
 
-    def __init__(self, name: str, words: tuple[str, ...]) -> None:
+    def __init__(self, name: str, words: tuple[str, ...], *, of: str = "session", plural: str = "") -> None:
         self.name = name
         self.words = words
+        self.of = of
+        self.plural = plural or f"{name}s"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The word, checked."""
         if value not in self.words:
             raise InvalidArgument(
                 f"{self.name}_invalid",
-                f"no session {self.name} {value!r}",
-                hint=f"{self.name}s: {', '.join(self.words)}",
+                f"no {self.of} {self.name} {value!r}",
+                hint=f"{self.plural}: {', '.join(self.words)}",
                 fields={self.name: str(value)},
             )
         return str(value)
@@ -144,11 +146,17 @@ def labels_text(labels: dict[str, str]) -> str:
 sessionctl show work
 sessionctl show .
 sessionctl show 3f2a --json
+sessionctl show work/claude
 """,
 )
-@target()
+@thing()
 def show(app: App, target: str) -> None:
-    """Show all that is known of a session."""
+    """Show all that is known of a session, or of an agent: SESSION/NAME."""
+    if names_agent(target):
+        from sessiond.cli.agent_show import show_agent
+
+        show_agent(app, target)
+        return
     from sessiond.cli.jsonout import session_details
     from sessiond.rpc._generated.v1 import sessions_pb2 as pb
 

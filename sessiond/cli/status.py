@@ -1,4 +1,4 @@
-"""`status`: a session, or the supervisor, in the way that `systemctl status` reads."""
+"""`status`: a session, an agent, or the supervisor, in the way that `systemctl status` reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sessiond.cli.app import App
 from sessiond.cli.host import SUPERVISOR_UNIT, Host
 from sessiond.cli.journal import last_lines, session_matches, supervisor_matches
 from sessiond.cli.show import ending, limits_text, troubles
-from sessiond.cli.verb import target, verb
+from sessiond.cli.verb import names_agent, thing, verb
 
 LOG_LINES = 10
 ACCOUNTS = ("TasksCurrent", "TasksMax", "MemoryCurrent", "CPUUsageNSec", "ControlGroup")
@@ -24,16 +24,21 @@ _DOTS = {"active": render.GREEN, "error": render.RED, "starting": render.YELLOW,
 sessionctl status
 sessionctl status shop
 sessionctl status . --json
+sessionctl status shop/claude
 """,
 )
-@target(required=False, metavar="[SESSION]")
+@thing(required=False)
 def status(app: App, target: str | None) -> None:
-    """Show how a session, or the supervisor, is doing.
+    """Show how a session, an agent, or the supervisor is doing.
 
-    With what systemd counts of it, and the last lines of its journal.
+    With what systemd counts of it, and the last lines of its journal. An agent is named SESSION/NAME.
     """
     if target is None:
         _supervisor(app)
+    elif names_agent(target):
+        from sessiond.cli.agent_show import status_of_agent
+
+        status_of_agent(app, target)
     else:
         _session(app, target)
 
@@ -48,7 +53,7 @@ def _session(app: App, word: str) -> None:
     request = pb.GetSessionRequest(session=word, details=True)
     response = app.supervisor.call(app.supervisor.sessions.GetSession, request)
     one = session_details(response, app.host.pid)
-    one |= accounts(app.host, one["slice"]) if one["state"] != "inactive" else dict.fromkeys(_KEYS)
+    one |= accounts(app.host, one["slice"]) if one["state"] != "inactive" else no_accounts()
     if app.json:
         app.print_json(one)
         return
@@ -59,7 +64,7 @@ def _session(app: App, word: str) -> None:
     app.print(f"{dot} {render.plain(one['name'])} - {render.plain(one['path'])}")
     for line in render.page(_session_rows(one, on)):
         app.print(line)
-    _journal(app, last_lines(app.host, session_matches(one["id"]), LOG_LINES))
+    print_journal(app, last_lines(app.host, session_matches(one["id"]), LOG_LINES))
 
 
 def _session_rows(one: dict[str, Any], on: bool) -> list[tuple[str, str]]:
@@ -123,7 +128,7 @@ def _supervisor(app: App) -> None:
         rows.append(("Note", render.paint(render.plain(one["database_note"]), render.YELLOW, on=on)))
     for line in render.page(rows):
         app.print(line)
-    _journal(app, last_lines(app.host, supervisor_matches(), LOG_LINES))
+    print_journal(app, last_lines(app.host, supervisor_matches(), LOG_LINES))
 
 
 # ---- what systemd counts --------------------------------------------------------------------
@@ -144,6 +149,11 @@ def accounts(host: Host, unit: str) -> dict[str, Any]:
     }
 
 
+def no_accounts() -> dict[str, Any]:
+    """The same of a unit that does not run."""
+    return dict.fromkeys(_KEYS)
+
+
 def _number(text: str | None) -> int | None:
     if not text or not text.isdigit() or int(text) == UNSET:
         return None
@@ -162,7 +172,8 @@ def account_rows(one: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _journal(app: App, lines: list[str] | None) -> None:
+def print_journal(app: App, lines: list[str] | None) -> None:
+    """Lines of a journal below a page, or that it cannot be read."""
     app.print("")
     if lines is None:
         app.print("The journal cannot be read from here: sessionctl doctor says why.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
@@ -93,7 +94,7 @@ def check_words(words: Sequence[str]) -> None:
             raise InvalidArgument(
                 "argument_not_utf8",
                 f"not valid UTF-8: {shown}",
-                hint="names and paths of sessions are UTF-8; rename the folder",
+                hint="sessiond takes UTF-8 alone: rename what is named so, or pass such bytes in a file",
                 fields={"argument": shown},
             ) from None
 
@@ -174,6 +175,76 @@ def targets(required: bool = True, metavar: str = "SESSION...") -> Callable[[F],
 def target(required: bool = True, metavar: str = "SESSION") -> Callable[[F], F]:
     """The argument that names one session."""
     return click.argument("target", required=required, type=TARGET, metavar=metavar)
+
+
+# ---- agents ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AgentName:
+    """The two halves of a word that names an agent; ``session`` is empty where only the agent is named."""
+
+    session: str
+    agent: str
+
+    def __str__(self) -> str:
+        return f"{self.session}/{self.agent}" if self.session else self.agent
+
+
+def names_agent(word: str) -> bool:
+    """Whether a word that may mean either means an agent: `SESSION/NAME`; a path means a session."""
+    return "/" in word and not is_path(word)
+
+
+def split_agent(word: str) -> AgentName:
+    """The halves of `SESSION/NAME`, or `NAME` alone; raises InvalidArgument `agent_invalid`."""
+    if is_path(word):
+        raise _invalid(word, f"{word} is a path, and a path means a session", "sessionctl ps lists agents")
+    session, slash, agent = word.rpartition("/")
+    if not agent or (slash and not session):
+        raise _invalid(word, f"no agent is named by {word!r}", "name it SESSION/NAME")
+    if "/" in session:
+        raise _invalid(word, f"{word} has more than one '/'", "name it SESSION/NAME")
+    return AgentName(session, agent)
+
+
+def _invalid(word: str, message: str, hint: str) -> InvalidArgument:
+    return InvalidArgument("agent_invalid", message, hint=hint, fields={"agent": word})
+
+
+class AnyTarget(click.ParamType[str]):
+    """A session, or an agent as `SESSION/NAME`."""
+
+    name = "target"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The word: an absolute path, a session's name, or `SESSION/NAME`."""
+        word = str(value)
+        return str(split_agent(word)) if names_agent(word) else session_word(word)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        """Sessions, their agents, and folders for a word that is a path."""
+        from sessiond.cli.completion import complete_anything
+
+        return complete_anything(ctx, incomplete)
+
+
+ANY = AnyTarget()
+
+
+def anything(required: bool = True) -> Callable[[F], F]:
+    """The argument that names sessions and agents."""
+    metavar = "SESSION|AGENT..." if required else "[SESSION|AGENT]..."
+    return click.argument("targets", nargs=-1, required=required, type=ANY, metavar=metavar)
+
+
+def thing(required: bool = True) -> Callable[[F], F]:
+    """The argument that names a session or an agent."""
+    metavar = "SESSION|AGENT" if required else "[SESSION|AGENT]"
+    return click.argument("target", required=required, type=ANY, metavar=metavar)
+
+
+# ---- other words ----------------------------------------------------------------------------
 
 
 def pair(word: str) -> tuple[str, str]:

@@ -97,13 +97,6 @@ class Supervisor:
         return events_pb2_grpc.EventsServiceStub(self._channel)
 
     @cached_property
-    def agents(self) -> Any:
-        """Stub of AgentsService."""
-        from sessiond.rpc._generated.v1 import agents_pb2_grpc
-
-        return agents_pb2_grpc.AgentsServiceStub(self._channel)
-
-    @cached_property
     def system(self) -> Any:
         """Stub of SystemService."""
         from sessiond.rpc._generated.v1 import system_pb2_grpc

@@ -260,7 +260,7 @@ def test_two_dots_go_up_where_links_lead(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("word", "code"), [("shop/claude", "session_expected"), ("", "session_invalid")])
 def test_words_that_name_no_session_are_refused_with_7(word: str, code: str) -> None:
-    done = ctl("show", word, "--json")
+    done = ctl("start", word, "--json")
     assert (done.code, done.errors[0]["code"]) == (7, code)
 
 

@@ -1,0 +1,350 @@
+"""`run`: starts a program as an agent of a session, and stays with it until it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sessiond.cli import environment, exits, render
+from sessiond.cli.agents import agent_exit_code, shown_name
+from sessiond.cli.app import App
+from sessiond.cli.show import Words
+from sessiond.cli.verb import TARGET, Verb, absolute, check_words, pair, verb
+from sessiond.errors import InvalidArgument, NotFound, SessiondError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_LARGEST_SIZE = 1000
+POLICY = Words("policy", ("no", "on-failure", "always"), of="restart", plural="policies")
+
+
+class Run(Verb):
+    """`run`: its exit codes are the program's, and so is all that follows the first word of the command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; from here on failures of sessionctl exit with 125."""
+        if (app := ctx.find_object(App)) is not None:
+            app.exit_of = exits.exit_code_beside_programs
+        return super().parse_args(ctx, args)
+
+
+class CommandWord(click.ParamType[str]):
+    """A word of the program's command line."""
+
+    name = "command"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The word, unchanged."""
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        """Programs for the first word, files for the others."""
+        from sessiond.cli.completion import complete_command
+
+        return complete_command(incomplete, ctx.params.get("command") or ())
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What a program takes from who starts it; ``columns`` and ``rows`` are 0 where there is no terminal."""
+
+    environment: dict[str, str]
+    columns: int
+    rows: int
+    umask: int
+    terminal: bool
+
+    @classmethod
+    def here(cls, app: App) -> Caller:
+        """This process. Names on stderr what of its environment cannot be sent."""
+        own, left = environment.own_environment(environment.environ_bytes())
+        if left:
+            names = ", ".join(render.plain(name) for name in left)
+            app.note(f"Not passed on, since no UTF-8: {names}")
+        columns, rows = _size()
+        # There is no way to read it but to set it.
+        mask = os.umask(0o077)
+        os.umask(mask)
+        return cls(own, columns, rows, mask, _on_terminal())
+
+
+def _on_terminal() -> bool:
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+
+
+def _size() -> tuple[int, int]:
+    for stream in (sys.stdout, sys.stdin, sys.stderr):
+        try:
+            found = os.get_terminal_size(stream.fileno())
+        except (OSError, ValueError, AttributeError):
+            continue
+        if found.columns and found.lines:
+            return min(found.columns, _LARGEST_SIZE), min(found.lines, _LARGEST_SIZE)
+    return 0, 0
+
+
+@verb(
+    "run",
+    cls=Run,
+    context_settings={"allow_interspersed_args": False},
+    examples="""
+sessionctl run -- claude
+sessionctl run -s shop --name server --restart on-failure -d -- npm start
+sessionctl run --no-tty -- make -j4 2>errors
+sessionctl run -d --group nightly --label team=web -p MemoryMax=2G -- ./crawl
+sessionctl run --env-file .env --env DISPLAY --timeout 10min -- ./check
+""",
+)
+@click.option("-s", "--session", type=TARGET, metavar="SESSION", help="In this session; see above.")
+@click.option("--name", default="", help="Its name; by default that of the command.")
+@click.option("-d", "--detach", is_flag=True, help="Only start it, and print SESSION/NAME.")
+@click.option("--tty/--no-tty", default=None, help="With or without a terminal; by default as you have one.")
+@click.option(
+    "--restart", type=POLICY, metavar="POLICY", help="When it ends: no (default), on-failure, always."
+)
+@click.option("--resurrect", is_flag=True, help="Start it again when its session comes back at boot.")
+@click.option("--group", default="", help="A group to put it in.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A word to select by.")
+@click.option(
+    "--env", "variables", multiple=True, metavar="NAME[=VALUE]", help="Set a variable, or pass it on."
+)
+@click.option("--env-file", "files", multiple=True, metavar="FILE", help="Variables as lines of NAME=VALUE.")
+@click.option(
+    "-p",
+    "--property",
+    "properties",
+    multiple=True,
+    metavar="PROPERTY=V",
+    help="A limit, as systemd names it.",
+)
+@click.option("--timeout", metavar="TIME", help="End it after so long: seconds, or 500ms, 30s, 5min, 2h.")
+@click.option("--stop-signal", default="", metavar="SIGNAL", help="What asks it to end; default SIGTERM.")
+@click.option("--stop-timeout", metavar="TIME", help="How long it may take to end before it is killed.")
+@click.option(
+    "--cwd", type=click.Path(), metavar="FOLDER", help="Where to run it; default the current folder."
+)
+@click.argument("command", nargs=-1, required=True, type=CommandWord(), metavar="[--] COMMAND [WORD]...")
+def run(app: App, session: str | None, detach: bool, command: tuple[str, ...], **wishes: Any) -> None:
+    """Run a program as an agent of a session.
+
+    It runs in a unit of its own, with a terminal that outlives you and sessiond.
+
+    Without -s it runs in the session of the current folder or of the nearest folder above; if there is
+    none, the current folder becomes a session. The session is started where it is stopped. Outside of
+    the session's workspace the program runs in the workspace.
+
+    It is given your environment, but for what belongs to your terminal or desktop; --env and --env-file
+    pass on anything. In a file `#` begins a comment, and values may be quoted.
+
+    You are attached to its terminal, or, with --no-tty, see what it prints while its input is empty. Ctrl-C
+    goes to the program; a second one within a second leaves it running. It also goes on when you detach
+    or your terminal closes: `sessionctl attach` brings you back.
+
+    The exit code is the program's, or 128 and the number of the signal that ended it; 124 where --timeout
+    ended it, 126 where the command cannot be executed, 127 where it is not found; 125 where sessionctl
+    itself failed. With --detach, or once you left, it is 0. With --json the agent is printed: with --detach
+    on stdout, otherwise when it has ended on stderr.
+    """
+    caller = Caller.here(app)
+    request = _request(app, caller, command, **wishes)
+    given = wishes["cwd"]
+    folder = absolute(given) if given else _here(needed=session is None)
+    found = _session(app, session, folder)
+    request.session = found.id
+    request.cwd = _folder(folder, found.path, chosen=bool(given))
+    made = app.supervisor.call(app.supervisor.agents.SpawnAgent, request, timeout=_spawning())
+    one = app.agent(made.agent)
+    if detach:
+        _tell(app, one)
+        return
+    _stay(app, made.agent, terminal=made.agent.tty and caller.terminal)
+
+
+def _spawning() -> float:
+    from sessiond.client.sync import JOB_TIMEOUT
+
+    return JOB_TIMEOUT
+
+
+def _tell(app: App, one: dict[str, Any]) -> None:
+    if app.json:
+        app.print_json(one)
+    else:
+        app.print(shown_name(one))
+
+
+# ---- what is asked for ----------------------------------------------------------------------
+
+
+def _request(
+    app: App,
+    caller: Caller,
+    command: Sequence[str],
+    *,
+    name: str,
+    tty: bool | None,
+    restart: str | None,
+    resurrect: bool,
+    group: str,
+    labels: Sequence[str],
+    variables: Sequence[str],
+    files: Sequence[str],
+    properties: Sequence[str],
+    timeout: str | None,
+    stop_signal: str,
+    stop_timeout: str | None,
+    cwd: str | None,
+) -> Any:
+    from sessiond.cli.jsonout import restart_number
+    from sessiond.rpc._generated.v1 import agents_pb2 as pb
+
+    chosen = environment.chosen_environment(files, variables, caller.environment)
+    terminal = caller.terminal if tty is None else tty
+    request = pb.SpawnAgentRequest(
+        command=command,
+        name=name,
+        environment=caller.environment,
+        set_environment=chosen,
+        tty=terminal,
+        columns=caller.columns if terminal else 0,
+        rows=caller.rows if terminal else 0,
+        term=(chosen.get("TERM") or caller.environment.get("TERM", "")) if terminal else "",
+        restart=restart_number(restart or "no"),
+        resurrect=resurrect,
+        group=group,
+        labels=dict(pair(word) for word in labels),
+        properties=dict(pair(word) for word in properties),
+        stop_signal=stop_signal,
+        umask=caller.umask,
+    )
+    if timeout is not None:
+        request.timeout.FromNanoseconds(_nanoseconds(timeout))
+    if stop_timeout is not None:
+        request.stop_timeout.FromNanoseconds(_nanoseconds(stop_timeout))
+    return request
+
+
+def _nanoseconds(text: str) -> int:
+    from sessiond.cli.life import duration
+
+    found = round(duration(text) * 1e9)
+    if found <= 0:
+        raise InvalidArgument(
+            "duration_invalid",
+            f"not a time that anything can take: {text!r}",
+            hint="leave it out, or give more than 0",
+            fields={"duration": text},
+        )
+    return found
+
+
+# ---- where ----------------------------------------------------------------------------------
+
+
+def _here(*, needed: bool) -> str:
+    """The current folder; empty where it is gone and is not needed to find the session."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        if not needed:
+            return ""
+        raise NotFound(
+            "path_missing", "the current folder is gone", hint="name a session with -s, or change folder"
+        ) from None
+
+
+def _folder(folder: str, workspace: str, *, chosen: bool) -> str:
+    """The folder to run in, empty for the workspace; one that was chosen must exist inside of it."""
+    if not folder:
+        return ""
+    real, inside = os.path.realpath(folder), os.path.realpath(workspace)
+    within = real == inside or real.startswith(inside.rstrip("/") + "/")
+    if chosen and not os.path.isdir(real):
+        raise NotFound(
+            "path_missing", f"there is no folder {folder}", hint="--cwd FOLDER", fields={"path": folder}
+        )
+    if chosen and not within:
+        raise InvalidArgument(
+            "cwd_outside",
+            f"{folder} lies outside of the session's workspace {workspace}",
+            hint="choose a folder in it, or another session with -s",
+            fields={"path": folder, "workspace": workspace},
+        )
+    check_words([real])
+    return real if within else ""
+
+
+def _session(app: App, word: str | None, folder: str) -> Any:
+    """The session to run in, started."""
+    from sessiond.client.sync import JOB_TIMEOUT
+    from sessiond.rpc._generated.v1 import sessions_pb2 as pb
+
+    if word is None:
+        check_words([folder])
+        word = _session_of(app, folder)
+    request = pb.StartSessionRequest(session=word)
+    return app.supervisor.call(app.supervisor.sessions.StartSession, request, timeout=JOB_TIMEOUT).session
+
+
+def _session_of(app: App, folder: str) -> str:
+    """Id of the session of a folder or the nearest above; makes the folder one where there is none."""
+    from sessiond.rpc._generated.v1 import sessions_pb2 as pb
+
+    folders = [folder]
+    while (parent := os.path.dirname(folders[-1])) != folders[-1]:
+        folders.append(parent)
+    stub = app.supervisor.sessions
+    answers = app.supervisor.call_all(stub.GetSession, [pb.GetSessionRequest(session=one) for one in folders])
+    for one, answer in zip(folders, answers, strict=True):
+        if not isinstance(answer, SessiondError):
+            return str(answer.session.id)
+        if answer.code != "session_not_found":
+            raise answer
+        # An identity that nobody looked at yet: the folder was moved here, or lies where none are looked for.
+        if os.path.lexists(os.path.join(one, ".sessiond", "session.json")):
+            return _made(app, stub.AdoptSession, pb.AdoptSessionRequest(path=one), "Took in")
+    try:
+        return _made(app, stub.CreateSession, pb.CreateSessionRequest(path=folder), "Made")
+    except SessiondError as error:
+        # Somebody was quicker: two of these in a new folder, say.
+        if error.code == "session_exists" and error.fields.get("session"):
+            return error.fields["session"]
+        raise
+
+
+def _made(app: App, method: Any, request: Any, verb_: str) -> str:
+    session = app.supervisor.call(method, request).session
+    app.note(f"{verb_} session {render.plain(session.name)} of {render.plain(session.path)}")
+    return str(session.id)
+
+
+# ---- staying --------------------------------------------------------------------------------
+
+
+def _stay(app: App, agent: Any, *, terminal: bool) -> None:
+    """Stay with an agent until it ends or is left, and take its exit code."""
+    from sessiond.cli.terminal import attach, stream_plain
+
+    name = shown_name(app.agent(agent))
+    try:
+        if terminal:
+            outcome = attach(app, agent.session, agent.id, ended_too=True)
+        else:
+            outcome = stream_plain(app, agent.session, agent.id)
+    except SessiondError:
+        app.note(f"{name} was started: sessionctl show {name}")
+        raise
+    if outcome.agent is None:
+        app.exit_code = 128 + outcome.signal if outcome.signal else exits.DONE
+        return
+    one = app.agent(outcome.agent)
+    if app.json:
+        app.print_json(one, indent=None, file=sys.stderr)
+    elif one["reason"] and not terminal:
+        app.note(f"{name}: {render.plain(one['reason'])}")
+    app.exit_code = agent_exit_code(one)
