@@ -29,6 +29,7 @@ ALLOWED = {
     "client/channel.py": ["sessiond.rpc", "sessiond.model", "grpc"],
     "cli/main.py": ["sessiond.client", "sessiond.nest", "sessiond.model", "click", "rich"],
     "init/systemd/bus.py": ["dbus_fast", "sessiond.ports", "sessiond.errors"],
+    "terminal/emulator.py": ["pyghostty", "sessiond.ports"],
     "store/database.py": ["sqlite3", "sessiond.ports", "sessiond.model", "sessiond.aio"],
     "nest/boot.py": ["sessiond.model", "sessiond.errors", "sessiond.log"],
     "testing/fakes.py": ["sessiond.ports", "sessiond.nest", "sessiond.init.systemd"],
@@ -56,6 +57,7 @@ FORBIDDEN = [
     ("daemon/c.py", "sessiond.store", "roots"),
     ("supervisor/b.py", "sessiond.init.systemd", "roots"),
     ("supervisor/c.py", "sessiond.nest", "roots"),
+    ("daemon/f.py", "sessiond.terminal.emulator", "roots"),
     ("nest/a.py", "sessiond.ports", "nest"),
     ("store/b.py", "grpc", "wire"),
     ("model/b.py", "google.protobuf", "wire"),
@@ -64,6 +66,7 @@ FORBIDDEN = [
     ("supervisor/d.py", "dbus_fast", "bus"),
     ("init/b.py", "dbus_fast.aio", "bus"),
     ("daemon/d.py", "sqlite3", "database"),
+    ("daemon/g.py", "pyghostty", "emulator"),
     ("client/c.py", "rich.console", "screen"),
 ]
 
