@@ -51,6 +51,11 @@ class Pulse:
         self._event.set()
         self._event = asyncio.Event()
 
+    @property
+    def next(self) -> asyncio.Event:
+        """What the next firing sets: take it, look, then wait for it, and nothing is missed in between."""
+        return self._event
+
     async def wait(self) -> None:
         """Return at the next firing."""
         await self._event.wait()
@@ -60,6 +65,16 @@ class Pulse:
         while (answer := test()) is None:
             await self._event.wait()
         return answer
+
+
+async def any_of(*events: asyncio.Event) -> None:
+    """Return once one of them is set."""
+    tasks = [asyncio.create_task(one.wait()) for one in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 class ServiceManager:
