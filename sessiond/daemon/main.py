@@ -11,13 +11,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sessiond import process
 from sessiond.aio import ServiceManager, Termination
 from sessiond.errors import InvalidArgument, SessiondError
 from sessiond.log import setup as setup_log
 from sessiond.model.identity import parse_id
-from sessiond.paths import private_folder
+from sessiond.paths import Paths, private_folder
+
+if TYPE_CHECKING:
+    from sessiond.daemon.parts import AgentsRoom
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +79,10 @@ def _explain(argv: Sequence[str]) -> Options:
 async def _run(options: Options) -> int:
     # Imported late, so that a wrong command line answers at once.
     from sessiond.daemon.descriptors import Descriptors
-    from sessiond.daemon.service import DaemonService
+    from sessiond.daemon.parts import SERVICE as AGENTS_SERVICE
+    from sessiond.daemon.parts import AgentsRoom, Home, register_service
+    from sessiond.daemon.services.daemon import DaemonService
+    from sessiond.daemon.services.late import LateService
     from sessiond.rpc._generated.v1 import daemon_pb2_grpc
     from sessiond.rpc.health import add_health, set_serving
     from sessiond.rpc.lock import SocketLock
@@ -88,24 +95,30 @@ async def _run(options: Options) -> int:
     private_folder(options.socket.parent)
     with ExitStack() as stack:
         stack.enter_context(SocketLock(options.socket.with_suffix(".lock"), f"session {options.session}"))
+        room = AgentsRoom(Home(options.session, options.store, Paths.from_environment()), descriptors)
         server = Server(options.socket)
         service = DaemonService(options.session, options.store, descriptors.names, _stop_unit)
         daemon_pb2_grpc.add_SessionDaemonServiceServicer_to_server(service, server.grpc)
+        server.grpc.add_generic_rpc_handlers([LateService(AGENTS_SERVICE, register_service, room.service)])
         health = add_health(server)
+        room.open_if_needed()
         await server.start()
-        await set_serving(health, [_SERVICE])
+        await set_serving(health, [_SERVICE, AGENTS_SERVICE])
         watchdog = asyncio.create_task(manager.watchdog(), name="watchdog")
         process.settle()
         manager.ready(f"Serving {options.socket}")
         try:
+            room.begin()
             received = await termination.wait()
             reason = await _reason(options.session)
             manager.stopping(f"{received.name}: {reason or 'no job'}")
             log.info("ending on %s: %s", received.name, reason or "no job of the init system asks for it")
             if reason == "stop":
-                await _end_agents(options.session, options.stop_timeout * _AGENTS_PART)
+                await _end_agents(room, options.session, options.stop_timeout * _AGENTS_PART)
         finally:
             watchdog.cancel()
+            # Streams that follow agents end with this, so that the server need not wait for them.
+            await room.stop()
             await server.stop(_GRACE)
     return 0 if reason is not None else EXIT_RESTART_ME
 
@@ -123,15 +136,21 @@ async def _reason(session: str) -> str | None:
         return None
 
 
-async def _end_agents(session: str, deadline: float) -> None:
+async def _end_agents(room: AgentsRoom, session: str, deadline: float) -> None:
     """A stop of the daemon ends what runs in its session, whoever asked for it."""
     from sessiond.init.systemd.own_agents import end_agents
 
-    try:
+    async def end() -> None:
         await end_agents(session, deadline=deadline)
+
+    try:
+        async with asyncio.timeout(deadline):
+            await (end() if room.agents is None else room.agents.end_all(end))
     except SessiondError as error:
         # The job goes on without us; the init system has its own deadlines.
         log.warning("what runs in the session may go on: %s", error.message)
+    except TimeoutError:
+        log.warning("not all ends are written down; who starts next makes up for it")
 
 
 async def _stop_unit(session: str) -> None:

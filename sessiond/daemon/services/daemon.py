@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 import sessiond
-from sessiond.errors import InvalidArgument
+from sessiond.daemon.services.session import check_session
 from sessiond.rpc._generated.v1 import daemon_pb2 as pb
 from sessiond.rpc._generated.v1 import daemon_pb2_grpc
 
@@ -30,7 +30,7 @@ class DaemonService(daemon_pb2_grpc.SessionDaemonServiceServicer):
         self._started.FromDatetime(datetime.now(UTC))
 
     async def GetDaemonInfo(self, request: pb.GetDaemonInfoRequest, context: Any) -> pb.GetDaemonInfoResponse:
-        self._check(request.session)
+        check_session(request.session, self._session)
         return pb.GetDaemonInfoResponse(
             session=self._session,
             version=sessiond.__version__,
@@ -41,15 +41,6 @@ class DaemonService(daemon_pb2_grpc.SessionDaemonServiceServicer):
         )
 
     async def StopDaemon(self, request: pb.StopDaemonRequest, context: Any) -> pb.StopDaemonResponse:
-        self._check(request.session)
+        check_session(request.session, self._session)
         await self._stop(self._session)
         return pb.StopDaemonResponse()
-
-    def _check(self, session: str) -> None:
-        if session != self._session:
-            raise InvalidArgument(
-                "wrong_session",
-                f"this is the daemon of session {self._session}",
-                hint="ask the supervisor for the session's endpoint",
-                fields={"session": session, "serves": self._session},
-            )

@@ -1,0 +1,145 @@
+"""One session's agents as they are now: what the book holds and what the init system says, joined."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from sessiond.agents.book import Book, Kept
+from sessiond.agents.folder import AgentFolder
+from sessiond.aio import Pulse
+from sessiond.daemon.streams import Streams
+from sessiond.errors import NotFound, SessiondError
+from sessiond.model.agent import Agent, AgentEnd, AgentSpec, AgentState, AgentUnit, derive_agent, has_ended
+from sessiond.model.agent_selection import find
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One agent. All that changes it holds ``lock``, but for ``unit``, which is what was last told.
+
+    ``stop_seen`` says that somebody had the init system stop it; ``signalled`` is the signal that it was last
+    sent by us; ``settled``, that its end is written down and its record whole.
+    """
+
+    spec: AgentSpec
+    folder: AgentFolder
+    end: AgentEnd | None = None
+    asked: bool = False
+    stop_seen: bool = False
+    unit: AgentUnit | None = None
+    starting: bool = False
+    settled: bool = False
+    signalled: int = 0
+    removed: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @classmethod
+    def of(cls, kept: Kept) -> Entry:
+        """What the book holds."""
+        return cls(kept.spec, kept.folder, kept.end, kept.asked, settled=kept.end is not None)
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self.spec.id
+
+    @property
+    def over(self) -> bool:
+        """Whether its unit's run is over, written down or not."""
+        if self.starting:
+            return False
+        return self.end is not None or (self.unit is not None and has_ended(self.unit))
+
+
+class Roster:
+    """Every agent of the session by id, oldest first."""
+
+    def __init__(self, book: Book, streams: Streams) -> None:
+        self.book = book
+        self._streams = streams
+        self.entries: dict[str, Entry] = {}
+        # Whether the init system answers; until then nothing is known of what runs.
+        self.reachable = False
+        self.changed = Pulse()
+
+    def load(self) -> None:
+        """Read the book; what cannot be read is told in the log."""
+        kept, skipped = self.book.load()
+        for one in skipped:
+            log.warning("%s holds no agent that can be read: %s", one.path, one.reason)
+        self.entries = {agent: Entry.of(one) for agent, one in kept.items()}
+
+    def add(self, entry: Entry) -> None:
+        """One more."""
+        self.entries[entry.id] = entry
+        self.changed.fire()
+
+    def drop(self, entry: Entry) -> None:
+        """It is removed."""
+        entry.removed = True
+        self.entries.pop(entry.id, None)
+        self.changed.fire()
+
+    # ---- reading
+
+    def state(self, entry: Entry) -> AgentState:
+        """Its state."""
+        if entry.starting and entry.unit is None:
+            return AgentState.STARTING
+        return derive_agent(
+            entry.unit, entry.end, reachable=self.reachable, asked=entry.asked or entry.stop_seen
+        )
+
+    def bare(self, entry: Entry) -> Agent:
+        """The row without what is held of its output."""
+        unit = entry.unit if entry.end is None else None
+        return Agent(entry.spec, self.state(entry), unit=unit, end=entry.end)
+
+    def row(self, entry: Entry, measured: AgentUnit | None = None) -> Agent:
+        """The whole row; ``measured`` is its unit asked for CPU time and memory just now."""
+        bare = self.bare(entry)
+        unit = bare.unit
+        if unit is not None:
+            told = measured or AgentUnit(unit.status)
+            unit = replace(unit, cpu_seconds=told.cpu_seconds, memory_bytes=told.memory_bytes)
+        row = replace(bare, unit=unit, columns=entry.spec.columns, rows=entry.spec.rows)
+        if not entry.spec.tty:
+            row = replace(row, columns=0, rows=0)
+        try:
+            facts = self._streams.facts(entry.spec, entry.folder)
+        except SessiondError as error:
+            # A record that is gone or cannot be read must not take the agent out of the list.
+            log.debug("the record of %s: %s", entry.id, error.message)
+            return row
+        row = replace(row, record_start=facts.start, record_bytes=facts.end, recording_problem=facts.problem)
+        screen = self._streams.screen(entry.id)
+        if screen is None:
+            return row
+        return replace(row, clients=screen.clients, columns=screen.columns, rows=screen.rows)
+
+    def all_bare(self) -> list[Agent]:
+        """Rows without outputs."""
+        return [self.bare(entry) for entry in self.entries.values()]
+
+    def find(self, word: str) -> Entry:
+        """The agent that a word means. Raises NotFound `agent_not_found`, InvalidArgument."""
+        return self.entries[find(word, self.all_bare()).id]
+
+    def living(self) -> list[Entry]:
+        """Those that have not ended, for all that is known."""
+        return [entry for entry in self.entries.values() if not entry.over]
+
+    def unfinished(self) -> Iterable[Entry]:
+        """Those whose end is not written down."""
+        return [entry for entry in self.entries.values() if entry.end is None]
+
+    def present(self, entry: Entry) -> Entry:
+        """The entry; raises NotFound where it was removed meanwhile."""
+        if entry.removed:
+            raise NotFound("agent_not_found", f"{entry.spec.name} was removed", fields={"agent": entry.id})
+        return entry

@@ -1,0 +1,1 @@
+"""gRPC services of a session daemon: each parses, makes one call, replies."""
