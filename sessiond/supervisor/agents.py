@@ -48,9 +48,9 @@ METHODS = {
     "RemoveAgent": Method(pb.RemoveAgentRequest, rest=True),
     "WaitAgent": Method(pb.WaitAgentRequest, effect=False, rest=True),
     "SendInput": Method(pb.SendInputRequest, names=False),
-    "GetScreen": Method(pb.GetScreenRequest, effect=False, names=False),
-    "ReadOutput": Method(pb.ReadOutputRequest, effect=False, names=False),
-    "StreamRecord": Method(pb.StreamRecordRequest, effect=False),
+    "GetScreen": Method(pb.GetScreenRequest, effect=False, rest=True, names=False),
+    "ReadOutput": Method(pb.ReadOutputRequest, effect=False, rest=True, names=False),
+    "StreamRecord": Method(pb.StreamRecordRequest, effect=False, rest=True),
     "AttachAgent": Method(pb.AttachAgentRequest, use=True),
 }
 # Where an agent stands in a stream's last message; sent first or not at all in any other.
@@ -152,7 +152,9 @@ class AgentCalls:
                     async for response in responses:
                         yield self._with_name("StreamRecord", session, response)
                 return
-        raise not_running(self._directory.get(session))
+        async with aclosing(self._at_rest.record(self._directory.get(session), request)) as kept:
+            async for message in kept:
+                yield message.SerializeToString()
 
     async def attach(
         self, requests: AsyncIterator[bytes], timeout: float | None

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from sessiond.agents.book import Book, Kept, boot_id, lost_end
-from sessiond.agents.folder import AGENTS
+from sessiond.agents.book import Book, Kept, boot_id, forget_session, lost_end
+from sessiond.agents.folder import AGENTS, AgentFolder
 from sessiond.errors import Conflict, InvalidArgument, SessiondError
-from sessiond.model.agent import Agent, AgentState, AgentUnit, derive_agent
+from sessiond.model.agent import Agent, AgentState, AgentUnit, derive_agent, has_ended
 from sessiond.model.agent_selection import find, select
 from sessiond.model.session import Session
 from sessiond.model.state import SessionState
@@ -23,6 +24,7 @@ from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from sessiond.rpc.agent_codec import agent_states_from_wire, agent_to_wire, selection_from_wire
 from sessiond.rpc.lock import SocketLock
 from sessiond.supervisor.forwarding import unreachable
+from sessiond.supervisor.rest_output import RestOutput
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +38,11 @@ UnitsOf = Callable[[str], AgentUnits]
 class AtRest:
     """Reads what is kept; writes nothing but the removal of an agent that has ended."""
 
-    def __init__(self, paths: Paths, units: UnitsOf) -> None:
+    def __init__(self, paths: Paths, units: UnitsOf, output: RestOutput) -> None:
         """``units`` gives the agents' units of a session, to be closed by who asked."""
         self._paths = paths
         self._units = units
+        self._output = output
         self._asking = asyncio.Semaphore(_ASKED_AT_ONCE)
 
     def _book(self, session: str) -> Book:
@@ -72,7 +75,19 @@ class AtRest:
         manager = ""
         if unfinished:
             units, manager = await self._ask_units(session)
-        return [_joined(one, units, manager, session.identity.name) for one in kept.values()]
+        rows = [_joined(one, units, manager, session.identity.name) for one in kept.values()]
+        return await asyncio.to_thread(self._with_facts, rows)
+
+    def _with_facts(self, rows: Sequence[Agent]) -> list[Agent]:
+        """The same with how much of their output there is."""
+        found = []
+        for row in rows:
+            facts = self._output.facts(row.spec, self._folder(row))
+            problem = "" if row.state.ended else facts.problem
+            found.append(
+                replace(row, record_start=facts.start, record_bytes=facts.end, recording_problem=problem)
+            )
+        return found
 
     async def _ask_units(self, session: Session) -> tuple[Mapping[str, AgentUnit] | None, str]:
         """Units that are loaded, by agent, and this run of the manager; None where nobody tells."""
@@ -100,6 +115,33 @@ class AtRest:
         found = select(selection_from_wire(request.selection), await self.agents(session))
         return [agent_to_wire(one) for one in found]
 
+    # ---- the end of a session
+
+    async def leave(self, session: Session, deed: str) -> None:
+        """Have the init system hold nothing of a stopped session's agents: what has ended is let go of.
+
+        Raises Conflict `agents_running`, and Unreachable `init_unavailable` where nobody can tell.
+        """
+        if not await self.with_agents([session.id]):
+            return
+        async with self._asking:
+            units = self._units(session.id)
+            try:
+                listed = await units.list()
+                running = [unit for unit in listed if not has_ended(unit)]
+                if running:
+                    raise _still_running(session, deed, len(running))
+                for unit in listed:
+                    owner = agent_of_unit(unit.name)
+                    if owner is not None:
+                        await units.release(owner[1])
+            finally:
+                await units.close()
+
+    async def forget(self, session: str) -> None:
+        """Remove what lies of its agents outside its own folder."""
+        await asyncio.to_thread(forget_session, session, self._paths.runtime)
+
     # ---- one question, one answer
 
     async def answer(self, session: Session, request: Any) -> Any:
@@ -115,7 +157,29 @@ class AtRest:
                 states = agent_states_from_wire(request.states) or _ENDED
                 agent = self._reached(session, await self._find(session, request.agent), states)
                 return pb.WaitAgentResponse(agent=agent_to_wire(agent))
+            case pb.GetScreenRequest():
+                agent = await self._find(session, request.agent)
+                return await self._output.screen(agent.spec, self._folder(agent), request)
+            case pb.ReadOutputRequest():
+                agent = await self._find(session, request.agent)
+                return await self._output.lines(agent.spec, self._folder(agent), request)
         raise not_running(session)
+
+    async def record(
+        self, session: Session, request: pb.StreamRecordRequest
+    ) -> AsyncGenerator[pb.StreamRecordResponse, None]:
+        """An agent's output as it was recorded; one that may still grow cannot be followed from here."""
+        agent = await self._find(session, request.agent)
+        if request.follow and not agent.state.ended:
+            raise not_running(session)
+        async with aclosing(self._output.pieces(agent.spec, self._folder(agent), request)) as pieces:
+            async for piece in pieces:
+                yield piece
+        if agent.state.ended:
+            yield pb.StreamRecordResponse(ended=agent_to_wire(agent))
+
+    def _folder(self, agent: Agent) -> AgentFolder:
+        return self._book(agent.spec.session).folder(agent.id)
 
     async def _find(self, session: Session, word: str) -> Agent:
         return find(word, await self.agents(session))
@@ -204,6 +268,16 @@ def _joined(kept: Kept, units: Mapping[str, AgentUnit] | None, manager: str, ses
         session_name=session_name,
         columns=spec.columns if spec.tty else 0,
         rows=spec.rows if spec.tty else 0,
+    )
+
+
+def _still_running(session: Session, deed: str, count: int) -> Conflict:
+    name = session.identity.name
+    return Conflict(
+        "agents_running",
+        f"{name} cannot be {deed}: its daemon does not run, but {count} of its agents do",
+        hint=f"sessionctl stop {name}",
+        fields={"session": session.id, "name": name},
     )
 
 

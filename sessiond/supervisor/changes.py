@@ -25,6 +25,7 @@ from sessiond.model.identity import (
 )
 from sessiond.model.session import Metadata, Session
 from sessiond.ports import InitSystem
+from sessiond.supervisor.at_rest import AtRest
 from sessiond.supervisor.directory import Directory
 from sessiond.supervisor.events import EventLog
 from sessiond.supervisor.lifecycle import Lifecycle, refuse_running
@@ -80,6 +81,7 @@ class Changes:
         lifecycle: Lifecycle,
         init: InitSystem,
         events: EventLog,
+        at_rest: AtRest,
         defaults: Defaults,
         roots: Sequence[Path],
     ) -> None:
@@ -88,6 +90,7 @@ class Changes:
         self._lifecycle = lifecycle
         self._init = init
         self._events = events
+        self._at_rest = at_rest
         self._defaults = defaults
         self._roots = roots
 
@@ -143,8 +146,10 @@ class Changes:
         known = self._registry.at(path)
         if held is not None and known is not None:
             refuse_running(self._directory.get(known), "given a new id")
+            await self._at_rest.leave(self._directory.get(known), "given a new id")
             metadata = self._directory.metadata(known)
             await self._init.forget(known)
+            await self._at_rest.forget(known)
             await self._registry.forget_folder(known)
             await self._directory.forget(known)
         else:
@@ -257,6 +262,7 @@ class Changes:
         refuse_running(before, "deleted")
         if purge_path is not None:
             await self._check_purge(before, purge_path)
+        await self._at_rest.leave(before, "deleted")
         await self._init.forget(session)
         async with self._registry.lock:
             refuse_running(self._directory.get(session), "deleted")
@@ -264,6 +270,7 @@ class Changes:
                 # The identity goes last, so that a removal that fails half-way can be tried again.
                 await asyncio.to_thread(purge, before.path, session, *self._kept(session))
             await self._directory.forget(session)
+            await self._at_rest.forget(session)
             await self._registry.remove(session)
         self._events.append(
             EventKind.SESSION_DELETED, session, before.identity.name, {"path": str(before.path)}

@@ -17,7 +17,7 @@ from sessiond.config import Settings
 from sessiond.errors import SessiondError
 from sessiond.model.identity import SessionType
 from sessiond.paths import Paths
-from sessiond.ports import AgentUnits, InitSystem
+from sessiond.ports import AgentUnits, InitSystem, Screen
 from sessiond.rpc._generated.v1 import (
     discovery_pb2_grpc,
     events_pb2_grpc,
@@ -37,6 +37,7 @@ from sessiond.supervisor.forwarding import Daemons
 from sessiond.supervisor.lifecycle import DaemonRules, Lifecycle
 from sessiond.supervisor.mirror import Mirror
 from sessiond.supervisor.registry import Registry, ScanRules
+from sessiond.supervisor.rest_output import RestOutput
 from sessiond.supervisor.services.agents import AgentsService
 from sessiond.supervisor.services.discovery import DiscoveryService
 from sessiond.supervisor.services.events import EventsService
@@ -152,7 +153,10 @@ async def build(
     )
     lifecycle = Lifecycle(paths, daemon_rules, init, registry, directory, events)
     defaults = Defaults(SessionType(settings.session.type), settings.session.owner)
-    changes = Changes(registry, directory, lifecycle, init, events, defaults, settings.discovery.roots)
+    at_rest = AtRest(paths, units or _units, RestOutput(_make_screen, settings.terminal.scrollback))
+    changes = Changes(
+        registry, directory, lifecycle, init, events, at_rest, defaults, settings.discovery.roots
+    )
     server = Server(paths.socket)
     sessions_pb2_grpc.add_SessionsServiceServicer_to_server(
         SessionsService(directory, lifecycle, changes, init), server.grpc
@@ -167,7 +171,6 @@ async def build(
     )
     daemons = Daemons(paths.session_socket)
     stack.push_async_callback(daemons.close)
-    at_rest = AtRest(paths, units or _units)
     calls = AgentCalls(directory, daemons, at_rest)
     AgentsService(calls, AgentLists(directory, calls, at_rest)).add_to(server.grpc)
     servicer = add_health(server)
@@ -180,6 +183,13 @@ def _units(session: str) -> AgentUnits:
     from sessiond.init.systemd.agents import SystemdAgents
 
     return SystemdAgents(session)
+
+
+def _make_screen(columns: int, rows: int, scrollback: int) -> Screen:
+    # Loaded when it is called: it brings the emulator with it.
+    from sessiond.terminal.emulator import make_screen
+
+    return make_screen(columns, rows, scrollback)
 
 
 def _examine(paths: Paths, settings: Settings) -> list[CheckRow]:

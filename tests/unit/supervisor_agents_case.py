@@ -31,6 +31,8 @@ from sessiond.supervisor.agents import AgentCalls
 from sessiond.supervisor.at_rest import AtRest
 from sessiond.supervisor.forwarding import Daemons
 from sessiond.supervisor.mirror import Mirror
+from sessiond.supervisor.rest_output import RestOutput
+from sessiond.terminal.emulator import make_screen
 from sessiond.testing.fake_init import FakeInit
 
 PATIENCE = 20.0
@@ -164,6 +166,12 @@ class House:
         request = sessions_pb2.CreateSessionRequest(path=str(path), name=name, start=start)
         return str((await sessions.CreateSession(request, timeout=PATIENCE)).session.id)
 
+    async def delete(self, session: str, *, stop: bool = False) -> None:
+        """Delete a session as clients do."""
+        sessions = sessions_pb2_grpc.SessionsServiceStub(self.channel)
+        request = sessions_pb2.DeleteSessionRequest(session=session, stop=stop)
+        await sessions.DeleteSession(request, timeout=PATIENCE)
+
     async def daemon(self, session: str) -> Daemon:
         """A daemon that stands in on the session's socket."""
         daemon = await Daemon(self.paths.session_socket(session)).start()
@@ -205,12 +213,12 @@ class House:
         """Routing with another patience."""
         daemons = Daemons(self.paths.session_socket)
         self.closing.append(daemons)
-        at_rest = AtRest(self.paths, self.of)  # type: ignore[arg-type]
+        at_rest = AtRest(self.paths, self.of, RestOutput(make_screen, 100))  # type: ignore[arg-type]
         return AgentCalls(self.parts.directory, daemons, at_rest, patience=patience)
 
     def lists_with(self, *, seconds: float) -> AgentLists:
         """Listings with another bound."""
-        at_rest = AtRest(self.paths, self.of)  # type: ignore[arg-type]
+        at_rest = AtRest(self.paths, self.of, RestOutput(make_screen, 100))  # type: ignore[arg-type]
         return AgentLists(self.parts.directory, self.calls_with(patience=10), at_rest, seconds=seconds)
 
     async def until(self, session: str, state: SessionState) -> None:
