@@ -260,8 +260,9 @@ def _merged(found: list[_Found], files: list[OutputFile], query: Query) -> Lines
             # Beyond what was looked at of one stream nothing of the other may be told: lines would lack.
             if one.more and one.lines:
                 edge = one.lines[0] if query.last else one.lines[-1]
-                at = next(i for i, line in enumerate(every) if line is edge)
-                every = every[at:] if query.last else every[: at + 1]
+                at = next((i for i, line in enumerate(every) if line is edge), None)
+                if at is not None:
+                    every = every[at:] if query.last else every[: at + 1]
     chosen = _fitting([line for _, line in every], most, last=bool(query.last))
     return Lines(
         lines=tuple(chosen),
