@@ -56,6 +56,7 @@ class Record:
         self._reason = Reason.NONE
         self._gap: Entry | None = None
         self._failed_at = 0.0
+        self._grown = 0
         self.end = os.fstat(fd).st_size
         self.start = min(index.reader.value(Slot.STDOUT_START), self.end)
         self._recover()
@@ -127,7 +128,7 @@ class Record:
             self._go_on()
         self.end += count
         self._index.note(self.end, self._size)
-        self._free.is_low(self._fd, count)
+        self._grown += count
         over = self.end - self.start - self._limits.limit
         if over > 0:
             self._drop(over + slack(self._limits.limit))
@@ -163,7 +164,8 @@ class Record:
         if not self._can_punch and self.end - self.start >= 2 * self._limits.limit:
             self._stop(Reason.LIMIT_REACHED, "twice the limit is held")
             return False
-        if self._free.is_low(self._fd, 0):
+        grown, self._grown = self._grown, 0
+        if self._free.is_low(self._fd, grown):
             self._stop(Reason.DISK_LOW, "the disk has less room than the setting recording.low_disk asks for")
             return False
         if self._reason in (Reason.DISK_FULL, Reason.WRITE_FAILED):
