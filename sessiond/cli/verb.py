@@ -251,7 +251,12 @@ def pair(word: str) -> tuple[str, str]:
     """Key and value of `key=value`; raises UsageFault."""
     key, separator, value = word.partition("=")
     if not separator or not key:
-        raise UsageFault("usage", f"expected key=value, got {word!r}", fields={"argument": word})
+        raise UsageFault(
+            "usage",
+            f"expected key=value, got {word!r}",
+            hint="write it as key=value",
+            fields={"argument": word},
+        )
     return key, value
 
 
