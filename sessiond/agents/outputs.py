@@ -32,6 +32,8 @@ PART = 48 << 10
 
 # The files are looked at at most every so many seconds, whatever is written.
 _PAUSE = 0.01
+# Seconds without room for a single line, after which the last words of an agent are no longer offered.
+_STUCK = 5.0
 # What may be passed on of one file before the loop turns.
 _TURN_BYTES = 256 << 10
 _TURN_LINES = 200
@@ -40,7 +42,7 @@ _EVENTS = 1024
 _START = {Stream.STDOUT: Slot.STDOUT_START, Stream.STDERR: Slot.STDERR_START}
 _FORWARDED = {Stream.STDOUT: Slot.STDOUT_FORWARDED, Stream.STDERR: Slot.STDERR_FORWARDED}
 
-Forward = Callable[[str, str, bytes], None]
+Forward = Callable[[str, str, bytes], bool | None]
 
 
 class _Named(Protocol):
@@ -86,6 +88,8 @@ class _Followed:
     pulse: Pulse = field(default_factory=Pulse)
     problem: Reason = Reason.NONE
     can_punch: bool = True
+    # There was no room for a line that was offered.
+    blocked: bool = False
 
     @property
     def behind(self) -> bool:
@@ -96,7 +100,8 @@ class _Followed:
 class Outputs:
     """The files of all agents without a terminal of one session.
 
-    ``forward`` is called with the agent's id, `stdout` or `stderr`, and a line without its newline.
+    ``forward`` is called with the agent's id, `stdout` or `stderr`, and a line without its newline; where it
+    returns False there is no room for it just now, and it is offered again: the file keeps it meanwhile.
     """
 
     def __init__(self, limits: RecordLimits, forward: Forward) -> None:
@@ -198,7 +203,16 @@ class Outputs:
             loop.remove_reader(self._inotify.fd)
 
     def _heard(self) -> None:
-        """Take what the kernel holds, a bounded part; look at those files after a moment at the earliest."""
+        """Look at what was written to, and then for a moment at nothing."""
+        self._collect()
+        self._work()
+        if self._timer is None:
+            # What is written meanwhile waits for the pause's end, and is one event then.
+            self._listen(on=False)
+            self._timer = asyncio.get_running_loop().call_later(_PAUSE, self._paused)
+
+    def _collect(self) -> None:
+        """Take what the kernel tells, a bounded part of it."""
         if self._inotify is None:
             return
         for _ in range(_EVENTS):
@@ -209,25 +223,22 @@ class Outputs:
                 self._due.update(dict.fromkeys(self._followed))
             elif event.watch is not None and (agent := self._watched.get(event.watch.wd)) is not None:
                 self._due[agent] = None
-        self._work()
-        if self._due or self._timer is not None:
-            return
-        # What is written meanwhile waits for the pause's end, and is one event then.
-        self._listen(on=False)
-        self._timer = asyncio.get_running_loop().call_later(_PAUSE, self._paused)
 
     def _paused(self) -> None:
         self._timer = None
+        # Also heard while one agent has more to pass on: it holds up no other.
+        self._collect()
         self._work()
         if self._timer is None:
             self._listen(on=True)
 
     def _plan(self, agent: str) -> None:
-        """Have an agent looked at in the next turn of the loop."""
+        """Have an agent looked at in the next turn of the loop, or when there may be room again."""
         self._due[agent] = None
         if self._timer is None:
             self._listen(on=False)
-            self._timer = asyncio.get_running_loop().call_later(0, self._paused)
+            delay = _PAUSE if self._followed[agent].blocked else 0.0
+            self._timer = asyncio.get_running_loop().call_later(delay, self._paused)
 
     def _work(self) -> None:
         """Look once at each agent that is due; who has more waits until the loop has turned."""
@@ -291,7 +302,7 @@ class Outputs:
 
     def _pass_on(self, one: _Followed, *, all_of_it: bool = False) -> bool:
         """Pass on lines; whether whole ones are left. With ``all_of_it`` also a last one without its end."""
-        left = False
+        left = one.blocked = False
         for file in one.files:
             before = file.forwarded
             if file.forwarded < file.start:
@@ -321,26 +332,49 @@ class Outputs:
                 part, following = data[at:], len(data)
             else:
                 break
-            self._forward(one.agent, file.stream.value, part)
+            if self._forward(one.agent, file.stream.value, part) is False:
+                one.blocked = True
+                break
             count += 1
             at = following
         whole = at == len(data) or count < _TURN_LINES
         rest = file.seen - file.forwarded - len(data)
         file.forwarded += at
-        return not whole or (rest > 0 and len(data) > 0)
+        return one.blocked or not whole or (rest > 0 and len(data) > 0)
 
     # ---- asking
 
     async def drained(self, agent: str) -> None:
         """Return when all that is in the files is noted and passed on, a last line without its end too.
-        For an agent that no longer writes."""
+        For an agent that no longer writes. What finds no room for long is given up, and told."""
+        loop = asyncio.get_running_loop()
+        moved, place = loop.time(), -1
         while (one := self._followed.get(agent)) is not None:
             more = self._look(one)
             if not more:
                 more = self._pass_on(one, all_of_it=True)
                 if not more and not one.behind:
                     return
-            await asyncio.sleep(0)
+            now_at = sum(file.forwarded for file in one.files)
+            if now_at != place:
+                moved, place = loop.time(), now_at
+            elif loop.time() - moved > _STUCK:
+                self._give_up(one)
+                return
+            await asyncio.sleep(_PAUSE if one.blocked else 0)
+
+    def _give_up(self, one: _Followed) -> None:
+        for file in one.files:
+            if file.forwarded < file.seen:
+                log.warning(
+                    "%d bytes that agent %s wrote to %s were not passed on: nothing was taken for %g s",
+                    file.seen - file.forwarded,
+                    one.agent,
+                    file.stream,
+                    _STUCK,
+                )
+                file.forwarded = file.seen
+                one.index.put(_FORWARDED[file.stream], file.forwarded)
 
     def restarted(self, agent: str) -> None:
         """Mark that the program was started anew."""

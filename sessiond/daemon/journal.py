@@ -28,7 +28,7 @@ _TOO_LONG = (errno.EMSGSIZE, errno.E2BIG)
 class JournalForwarder:
     """Sends lines as entries with `USER_UNIT=`, so that `journalctl --user -u UNIT` shows them.
 
-    What the journal has no room for, or nobody takes, is counted in ``dropped`` and told in the log once.
+    What nobody takes is counted in ``dropped`` and told in the log once.
     """
 
     def __init__(self, path: Path = SOCKET) -> None:
@@ -39,8 +39,9 @@ class JournalForwarder:
 
     def __call__(
         self, unit: str, identifier: str, priority: int, line: bytes, *, session: str = "", agent: str = ""
-    ) -> None:
-        """Send one line, which is told as it reads; never blocks, never raises."""
+    ) -> bool:
+        """Send one line, which is told as it reads; False where the journal has no room for it just now.
+        Never blocks, never raises."""
         fields = {
             "MESSAGE": plain(line),
             "PRIORITY": str(priority),
@@ -53,7 +54,10 @@ class JournalForwarder:
         try:
             self._send(entry)
         except OSError as error:
+            if error.errno in _BUSY:
+                return False
             self._drop(error)
+        return True
 
     def _send(self, entry: bytes) -> None:
         try:
@@ -97,13 +101,12 @@ class JournalForwarder:
 
     def _drop(self, error: OSError) -> None:
         self.dropped += 1
-        if error.errno not in _BUSY:
-            self.close()
+        self.close()
         if not self._told:
             self._told = True
             log.warning(
                 "lines of agents do not reach the journal: %s; they are in the agents' output",
-                "it takes them too slowly" if error.errno in _BUSY else error.strerror,
+                error.strerror,
             )
 
     def close(self) -> None:

@@ -139,9 +139,11 @@ def _forward(session: str) -> Forward:
 
     journal = JournalForwarder()
 
-    def forward(agent: str, stream: str, line: bytes) -> None:
+    def forward(agent: str, stream: str, line: bytes) -> bool:
         priority = WARNING if stream == "stderr" else INFO
-        journal(agent_unit(session, agent), "sessiond-agent", priority, line, session=session, agent=agent)
+        return journal(
+            agent_unit(session, agent), "sessiond-agent", priority, line, session=session, agent=agent
+        )
 
     return forward
 

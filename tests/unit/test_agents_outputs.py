@@ -280,15 +280,62 @@ def test_what_is_too_long_goes_in_a_file(journal: socket.socket) -> None:
     assert forward.dropped == 0
 
 
-def test_a_full_journal_drops_and_says_so_once(
-    journal: socket.socket, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_full_journal_is_told_and_takes_more_later(journal: socket.socket) -> None:
     forward = JournalForwarder(Path(journal.getsockname()))
-    for _ in range(5000):
-        forward("agent.service", "agent", WARNING, b"line")
-    assert forward.dropped > 0
-    assert len(caplog.records) == 1
+    taken = 0
+    while forward("agent.service", "agent", WARNING, b"line"):
+        taken += 1
+    assert forward.dropped == 0
+    for _ in range(taken):
+        journal.recv(1 << 16)
+    assert forward("agent.service", "agent", WARNING, b"line")
     forward.close()
+
+
+async def test_what_finds_no_room_is_offered_again(folder: AgentFolder) -> None:
+    lines = [b"%d" % number for number in range(2000)]
+    heard: Forwarded = []
+    offers = 0
+
+    def forward(agent: str, stream: str, line: bytes) -> bool:
+        nonlocal offers
+        offers += 1
+        if offers % 100 == 0:
+            return False
+        heard.append((stream, line))
+        return True
+
+    outputs = Outputs(WIDE, forward)
+    outputs.open(Spec(), folder)
+    append(folder.stdout, b"\n".join(lines))
+    await outputs.drained(Spec().id)
+    await outputs.stop()
+    assert heard == [("stdout", line) for line in lines]
+
+
+async def test_who_finds_no_room_holds_up_no_other(isolated_home: Path, folder: AgentFolder) -> None:
+    path = folder.path.parent / ("b" * 16)
+    path.mkdir()
+    outputs = Outputs(WIDE, lambda agent, stream, line: agent != "b" * 16)
+    outputs.open(Spec(), folder)
+    outputs.open(Spec("b" * 16), AgentFolder(path, folder.runtime))
+    append(path / "stdout", b"unheard\n")
+    for count in range(1, 20):
+        append(folder.stdout, b"heard\n")
+        await until_grown(outputs, 6 * count)
+    await outputs.stop()
+
+
+async def test_what_never_finds_room_holds_nobody_up(
+    folder: AgentFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sessiond.agents.outputs._STUCK", 0.05)
+    outputs = Outputs(WIDE, lambda *arguments: False)
+    outputs.open(Spec(), folder)
+    append(folder.stdout, b"unheard\n")
+    await outputs.drained(Spec().id)
+    await outputs.stop()
+    assert len(caplog.records) == 1
 
 
 def test_no_journal_is_said_once_and_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
