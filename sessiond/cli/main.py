@@ -32,6 +32,12 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Agents": {
         "run": "run:run",
         "ps": "ps:ps",
+        "attach": "attach:attach",
+        "send": "send:send",
+        "screen": "screen:screen",
+        "output": "output:output",
+        "replay": "replay:replay",
+        "export": "export:export",
         "pause": "agent_life:pause",
         "resume": "agent_life:resume",
         "signal": "agent_life:signal",
