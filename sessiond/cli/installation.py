@@ -89,7 +89,7 @@ def write_environment(places: Places, variables: Mapping[str, str]) -> Path:
     """Give the supervisor's unit variables of its own, in a drop-in beside it."""
     path = places.units / f"{SUPERVISOR_UNIT}.d" / _ENVIRONMENT
     words = [escaped(f"{key}={value}") for key, value in variables.items()]
-    _write(path, "[Service]\n" + "".join(f"Environment={word}\n" for word in words))
+    write_unit(path, "[Service]\n" + "".join(f"Environment={word}\n" for word in words))
     return path
 
 
@@ -104,35 +104,51 @@ def escaped(word: Path | str) -> str:
 
 def write_files(places: Places) -> list[Path]:
     """Write launcher and units, each in one step; returns those that changed."""
-    changed = []
-    if _link(places.launcher, program()):
-        changed.append(places.launcher)
-    for name, text in unit_sources().items():
-        target = places.units / name
-        if _write(target, text.replace(PLACEHOLDER, escaped(places.launcher))):
-            changed.append(target)
+    changed = outdated_files(places)
+    for path in changed:
+        if path == places.launcher:
+            link(path, program())
+        else:
+            write_unit(path, _unit_text(places, path.name))
     return changed
 
 
-def _link(link: Path, target: Path) -> bool:
+def outdated_files(places: Places) -> list[Path]:
+    """Launcher and units that are not as this installation would write them."""
+    units = [places.units / name for name in unit_sources()]
+    outdated = [] if _leads_to(places.launcher, program()) else [places.launcher]
+    return outdated + [path for path in units if not _holds(path, _unit_text(places, path.name))]
+
+
+def _unit_text(places: Places, name: str) -> str:
+    return unit_sources()[name].replace(PLACEHOLDER, escaped(places.launcher))
+
+
+def _leads_to(path: Path, target: Path) -> bool:
     with suppress(OSError):
-        if os.readlink(link) == str(target):
-            return False
-    draft = _draft(link)
+        return os.readlink(path) == str(target)
+    return False
+
+
+def _holds(path: Path, text: str) -> bool:
+    with suppress(OSError):
+        return not path.is_symlink() and path.read_text() == text
+    return False
+
+
+def link(path: Path, target: Path | str) -> None:
+    """Have a link lead to a target, in one step."""
+    draft = _draft(path)
     draft.symlink_to(target)
-    draft.replace(link)
-    return True
+    draft.replace(path)
 
 
-def _write(path: Path, text: str) -> bool:
-    with suppress(OSError):
-        if not path.is_symlink() and path.read_text() == text:
-            return False
+def write_unit(path: Path, text: str) -> None:
+    """Write a unit file in one step."""
     draft = _draft(path)
     draft.write_text(text)
     draft.chmod(0o644)
     draft.replace(path)
-    return True
 
 
 def _draft(path: Path) -> Path:

@@ -83,6 +83,13 @@ class Supervisor:
         return agents_pb2_grpc.AgentsServiceStub(self._channel)
 
     @cached_property
+    def daemon(self) -> Any:
+        """Stub of SessionDaemonService, on the socket of a session's daemon."""
+        from sessiond.rpc._generated.v1 import daemon_pb2_grpc
+
+        return daemon_pb2_grpc.SessionDaemonServiceStub(self._channel)
+
+    @cached_property
     def discovery(self) -> Any:
         """Stub of DiscoveryService."""
         from sessiond.rpc._generated.v1 import discovery_pb2_grpc
