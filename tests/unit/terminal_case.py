@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sessiond.agents.book import Book
 from sessiond.agents.bounds import RecordLimits
@@ -22,6 +22,7 @@ from sessiond.daemon.roster import Entry, Roster
 from sessiond.daemon.terminals import Terminals
 from sessiond.daemon.views import Views
 from sessiond.model.agent import AgentEnd, AgentSpec
+from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from sessiond.terminal.emulator import make_screen
 
 SESSION = "5e" * 16
@@ -174,3 +175,60 @@ async def case(folder: Path) -> AsyncIterator[Case]:
             program.wait()
         await one.terminals.stop()
         store.close()
+
+
+class Client:
+    """One attached client: what it says goes through ``say``, what it is told comes from ``next``."""
+
+    def __init__(self, one: Case, **start: Any) -> None:
+        self._requests: asyncio.Queue[pb.AttachAgentRequest | None] = asyncio.Queue()
+        self.say(start=pb.AttachStart(agent=AGENT, **start))
+        self._messages = one.views.attach(self._said(), None)
+        self.seen = b""
+
+    async def _said(self) -> AsyncIterator[pb.AttachAgentRequest]:
+        while (request := await self._requests.get()) is not None:
+            yield request
+
+    def say(self, **message: Any) -> None:
+        """Send a message."""
+        self._requests.put_nowait(pb.AttachAgentRequest(**message))
+
+    async def next(self) -> pb.AttachAgentResponse:
+        """The next message."""
+        message = await anext(self._messages)
+        if message.HasField("output"):
+            self.seen += message.output.data
+        return message
+
+    async def screen(self) -> pb.AttachScreen:
+        """The next screen; what comes before it is passed over."""
+        while True:
+            message = await self.next()
+            if message.HasField("screen"):
+                self.seen = b""
+                return message.screen
+
+    async def until(self, what: bytes) -> None:
+        """Read until the output since the last screen holds it."""
+        while what not in self.seen:
+            assert (await self.next()).HasField("output")
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._messages.aclose()
+
+
+@asynccontextmanager
+async def attached(one: Case, **start: Any) -> AsyncIterator[Client]:
+    """A client, attached while entered."""
+    client = Client(one, **start)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def size(columns: int, rows: int) -> pb.TerminalSize:
+    """A size on the wire."""
+    return pb.TerminalSize(columns=columns, rows=rows)
