@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -186,3 +189,21 @@ def test_sessions_and_agents_are_stopped_in_one_call(product: Product) -> None:
         (one["id"], "terminated"),
         (other["id"], "terminated"),
     }
+
+
+# ---- on a terminal --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", ["echo shown; exit 3", "sleep 0.5; echo shown; exit 3"])
+def test_run_on_a_terminal_shows_it_and_exits_as_the_program(product: Product, script: str) -> None:
+    session = product.started()
+    sessionctl = Path(sys.executable).parent / "sessionctl"
+    line = shlex.join([str(sessionctl), "run", "--", "sh", "-c", f"test -t 0 && stty size; {script}"])
+    done = product.host.run(
+        ["script", "-qec", f"stty rows 30 cols 100; {line}", "/dev/null"], cwd=session["path"], check=False
+    )
+    assert done.returncode == 3, done
+    assert "30 100" in done.stdout
+    assert "shown" in done.stdout
+    [one] = agents(product, "-a")
+    assert (one["tty"], one["columns"], one["rows"], one["exit_status"]) == (True, 100, 30, 3)
