@@ -63,6 +63,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "This machine": {
         "install": "setup:install",
+        "upgrade": "upgrade:upgrade",
         "uninstall": "setup:uninstall",
         "up": "setup:up",
         "down": "setup:down",
