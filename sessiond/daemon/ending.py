@@ -105,7 +105,7 @@ class Endings:
         unit = entry.unit
         if unit is None:
             await self._lost(entry)
-        elif await self._is_nobodys_wish(entry, unit):
+        elif await self._is_nobodys_wish(entry):
             # Who starts next sees that machine or manager are others, and that it went down with them.
             log.info("agent %s ends with its manager", entry.spec.name)
         else:
@@ -119,8 +119,8 @@ class Endings:
         log.info("agent %s is gone: %s", entry.spec.name, end.reason)
         await self._write(entry, end)
 
-    async def _is_nobodys_wish(self, entry: Entry, unit: AgentUnit) -> bool:
-        if entry.asked or not (entry.spec.resurrect or _stopped(entry, unit)):
+    async def _is_nobodys_wish(self, entry: Entry) -> bool:
+        if entry.asked or not (entry.spec.resurrect or entry.stop_seen):
             return False
         try:
             return await self._going_down()
@@ -196,13 +196,8 @@ def _try_touch(path: Path) -> None:
         log.debug("%s: %s", path, error)
 
 
-def _stopped(entry: Entry, unit: AgentUnit) -> bool:
-    """Whether somebody had the init system stop it: none becomes `inactive` by itself."""
-    return entry.stop_seen or unit.status.active_state == "inactive"
-
-
 def _was_asked(entry: Entry, unit: AgentUnit) -> bool:
-    if entry.asked or _stopped(entry, unit):
+    if entry.asked or entry.stop_seen:
         return True
     if not entry.signalled:
         return False

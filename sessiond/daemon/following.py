@@ -75,13 +75,15 @@ class Follower:
             self._take(entry, None)
 
     def _take(self, entry: Entry, unit: AgentUnit | None) -> None:
-        before, entry.unit = entry.unit, unit
+        entry.unit = unit
         if unit is not None and entry.end is None:
             if _stopping(unit) and not entry.asked:
                 # Not noted on disk: a manager that goes down stops all units, and that is nobody's wish.
                 entry.stop_seen = True
-            if before is not None and unit.status.n_restarts > before.status.n_restarts:
+            pid = unit.status.main_pid
+            if pid and entry.pid and pid != entry.pid:
                 self._new_run(entry)
+            entry.pid = pid or entry.pid
         if entry.starting:
             return
         if entry.end is not None:
@@ -91,7 +93,7 @@ class Follower:
             self._settle(entry)
 
     def _new_run(self, entry: Entry) -> None:
-        """The init system has started it again by itself: what was asked of the last run is past."""
+        """The init system has started it again: what was asked of the last run is past."""
         entry.stop_seen = False
         entry.signalled = 0
         if entry.asked:

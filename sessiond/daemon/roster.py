@@ -23,7 +23,7 @@ class Entry:
     """One agent. All that changes it holds ``lock``, but for ``unit``, which is what was last told.
 
     ``stop_seen`` says that somebody had the init system stop it; ``signalled`` is the signal that it was last
-    sent by us; ``settled``, that its end is written down and its record whole.
+    sent by us; ``pid``, its main process of the last run that was told; ``settled``, that its end is written down and its record whole.
     """
 
     spec: AgentSpec
@@ -35,6 +35,7 @@ class Entry:
     starting: bool = False
     settled: bool = False
     signalled: int = 0
+    pid: int = 0
     removed: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 

@@ -255,7 +255,7 @@ class Spawning:
             raise
         entry.spec, entry.end = spec, None
         entry.asked = entry.stop_seen = entry.settled = False
-        entry.signalled = 0
+        entry.signalled = entry.pid = 0
         self._roster.changed.fire()
         try:
             await self._begin(entry, again=True)
