@@ -32,8 +32,12 @@ PART = 48 << 10
 
 # The files are looked at at most every so many seconds, whatever is written.
 _PAUSE = 0.01
-# Seconds without room for a single line, after which the last words of an agent are no longer offered.
+# Until a line is offered again that there was no room for.
+_ROOM = 0.002
+# Seconds without room for a single line, and in all, after which what an agent left is no longer offered: the
+# journal itself takes no more than some hundred lines a second for long, and its end waits for this.
 _STUCK = 5.0
+_LONGEST = 10.0
 # What may be passed on of one file before the loop turns.
 _TURN_BYTES = 256 << 10
 _TURN_LINES = 200
@@ -237,7 +241,7 @@ class Outputs:
         self._due[agent] = None
         if self._timer is None:
             self._listen(on=False)
-            delay = _PAUSE if self._followed[agent].blocked else 0.0
+            delay = _ROOM if self._followed[agent].blocked else 0.0
             self._timer = asyncio.get_running_loop().call_later(delay, self._paused)
 
     def _work(self) -> None:
@@ -348,7 +352,8 @@ class Outputs:
         """Return when all that is in the files is noted and passed on, a last line without its end too.
         For an agent that no longer writes. What finds no room for long is given up, and told."""
         loop = asyncio.get_running_loop()
-        moved, place = loop.time(), -1
+        began = moved = loop.time()
+        place = -1
         while (one := self._followed.get(agent)) is not None:
             more = self._look(one)
             if not more:
@@ -358,20 +363,19 @@ class Outputs:
             now_at = sum(file.forwarded for file in one.files)
             if now_at != place:
                 moved, place = loop.time(), now_at
-            elif loop.time() - moved > _STUCK:
+            if loop.time() - moved > _STUCK or loop.time() - began > _LONGEST:
                 self._give_up(one)
                 return
-            await asyncio.sleep(_PAUSE if one.blocked else 0)
+            await asyncio.sleep(_ROOM if one.blocked else 0)
 
     def _give_up(self, one: _Followed) -> None:
         for file in one.files:
             if file.forwarded < file.seen:
                 log.warning(
-                    "%d bytes that agent %s wrote to %s were not passed on: nothing was taken for %g s",
+                    "%d bytes that agent %s wrote to %s were not passed on: the journal took too long",
                     file.seen - file.forwarded,
                     one.agent,
                     file.stream,
-                    _STUCK,
                 )
                 file.forwarded = file.seen
                 one.index.put(_FORWARDED[file.stream], file.forwarded)

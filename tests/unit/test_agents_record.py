@@ -207,6 +207,7 @@ def test_ended_agents_pay_first_and_links_are_not_followed(
     isolated_home: Path, folder: AgentFolder, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bounds, "COUNT_EVERY", 1 << 20)
+    monkeypatch.setattr("sessiond.agents.record.GROWTH", bounds.Growth())
     older, newer, running = (agent_folder(isolated_home, name * 16) for name in "bcd")
     for place, other in enumerate((older, newer, running)):
         other.record.write_bytes(b"y" * (1 << 20))
@@ -231,6 +232,7 @@ def test_who_grows_pays_when_nobody_has_ended(
     isolated_home: Path, folder: AgentFolder, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bounds, "COUNT_EVERY", 1 << 20)
+    monkeypatch.setattr("sessiond.agents.record.GROWTH", bounds.Growth())
     running = agent_folder(isolated_home, "d" * 16)
     running.record.write_bytes(b"y" * (1 << 20))
     with closing(Record.open(folder, RecordLimits(limit=8 << 20, total=1 << 20, low_disk=0))) as one:
