@@ -48,7 +48,9 @@ class LiveScreen:
         # From here on nobody has answered what was asked, and a screen is being made that will.
         self._owed: int | None = None
         self._building: asyncio.Task[None] | None = None
+        # Up to where it was fed since it was last written down, or made; and what was written down.
         self._drawn = 0
+        self._kept: int | None = None
         self._holders = 0
         self._idle: asyncio.TimerHandle | None = None
         self._closed = False
@@ -192,9 +194,9 @@ class LiveScreen:
 
     def keep(self) -> None:
         """Write down the screen, so that it need not be made from the beginning of the record again."""
-        if self._screen is None or self._record.end == self._drawn:
+        if self._screen is None or self._record.end == self._kept:
             return
-        self._drawn = self._record.end
+        self._drawn = self._kept = self._record.end
         columns, rows = self._screen.size
         offset = self._record.end - len(self.cut())
         drawing = self._screen.drawing(self._scrollback)

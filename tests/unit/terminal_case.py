@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from sessiond.agents.book import Book
 from sessiond.agents.bounds import RecordLimits
 from sessiond.agents.folder import AgentFolder
+from sessiond.agents.reading import RecordFacts, RecordReader
 from sessiond.config import Terminal as TerminalSettings
 from sessiond.daemon.descriptors import Descriptors
 from sessiond.daemon.roster import Entry, Roster
@@ -77,8 +78,12 @@ class Store:
 class Streams:
     """What the roster asks of streams."""
 
-    def facts(self, spec: AgentSpec, folder: AgentFolder) -> None:
-        """Nothing is told here."""
+    def facts(self, spec: AgentSpec, folder: AgentFolder) -> RecordFacts:
+        """What is held."""
+        return RecordReader(folder, spec.tty).facts()
+
+    def screen(self, agent: str) -> None:
+        """Nobody asks who looks."""
 
 
 class Case:
@@ -142,10 +147,11 @@ class Case:
         return program
 
     async def grown(self, what: bytes) -> None:
-        """Wait until the record holds it."""
+        """Wait until the end of the record holds it."""
         terminal = self.terminals.get(AGENT)
         assert terminal is not None
-        await terminal.grew.until(lambda: what in self.record or None)
+        record = terminal.record
+        await terminal.grew.until(lambda: what in record.read(max(0, record.end - 4096), 4096) or None)
 
     async def ended(self, program: subprocess.Popen[bytes]) -> None:
         """Do what follows the end of the program."""
