@@ -10,7 +10,7 @@ from sessiond.testing.host import Host
 from tests.contract.init_harness import BUS
 
 
-def _run_inside(host: Host, *arguments: str) -> int:
+def run_inside(host: Host, *arguments: str) -> int:
     """Run pytest inside the host as the user; returns how many tests passed, fails when any did not."""
     done = host.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
@@ -26,8 +26,8 @@ def _run_inside(host: Host, *arguments: str) -> int:
 
 
 def test_the_contract_of_the_init_system(host: Host) -> None:
-    assert _run_inside(host, "tests/contract/test_init.py") >= 30
+    assert run_inside(host, "tests/contract/test_init.py") >= 30
 
 
 def test_odd_words_failures_hands_and_bad_days(host: Host) -> None:
-    assert _run_inside(host, "tests/system/backend_inside.py") >= 30
+    assert run_inside(host, "tests/system/backend_inside.py") >= 30

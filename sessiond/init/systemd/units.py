@@ -18,6 +18,9 @@ START_LIMIT_INTERVAL = 60.0
 START_LIMIT_BURST = 30
 # Four for each agent with a terminal, and for some hundred of them.
 DESCRIPTORS = 2048
+# Those, and the daemon's own; systemd takes less where the user may not have so many. With fewer than it
+# stored a daemon does not start again (exit status 202).
+OPEN_FILES = 16384
 
 # What systemd itself says when it cannot enter the working directory, systemd.exec(5).
 EXIT_CHDIR = 200
@@ -55,6 +58,7 @@ def daemon_properties(spec: DaemonSpec, version: int) -> list[Property]:
         ("TimeoutStartUSec", usec(spec.start_timeout)),
         ("TimeoutStopUSec", usec(spec.stop_timeout)),
         ("FileDescriptorStoreMax", Variant("u", DESCRIPTORS)),
+        ("LimitNOFILE", Variant("t", OPEN_FILES)),
         ("KillMode", Variant("s", "mixed")),
         # One process killed for memory must not take the daemon with it.
         ("OOMPolicy", Variant("s", "continue")),

@@ -18,13 +18,13 @@ from sessiond.init.systemd.agents.reading import read_units
 from sessiond.init.systemd.bus import LIFE, Connection
 from sessiond.init.systemd.jobs import look, run_job
 from sessiond.init.systemd.limits import known_properties
-from sessiond.init.systemd.names import MANAGER, MANAGER_PATH, SERVICE, unit_path
+from sessiond.init.systemd.names import MANAGER, MANAGER_PATH, SERVICE, UNIT, unit_path
 from sessiond.init.systemd.starting import MARGIN, raise_start_failure, reset_failed
 from sessiond.init.systemd.units import Property
 from sessiond.init.systemd.watch import Link
 from sessiond.model.agent import AgentUnit
 from sessiond.model.identity import is_agent_id
-from sessiond.model.unit import agent_unit, agents_pattern, agents_slice, daemon_unit
+from sessiond.model.unit import agent_unit, agents_pattern, agents_slice, daemon_unit, session_slice
 from sessiond.ports import AgentEvent, AgentUnitSpec
 
 _ENDED = ("inactive", "failed")
@@ -242,8 +242,11 @@ class SystemdAgents:
             raise _not_running(unit) from error
 
     async def thaw(self, agent: str) -> None:
-        """See the port."""
+        """See the port. Raises Conflict `agents_frozen` where it is frozen with all others."""
         connection, unit = await self._running(agent)
+        for slice_ in (agents_slice(self._session), session_slice(self._session)):
+            if await connection.get(unit_path(slice_), UNIT, "FreezerState") != "running":
+                raise _agents_frozen(unit, slice_)
         try:
             await connection.manager("ThawUnit", "s", unit)
         except (NotFound, Conflict) as error:
@@ -327,6 +330,15 @@ class SystemdAgents:
 def _not_running(unit: str) -> Conflict:
     return Conflict(
         "agent_not_running", f"{unit} has no processes", hint="it has ended", fields={"unit": unit}
+    )
+
+
+def _agents_frozen(unit: str, slice_: str) -> Conflict:
+    return Conflict(
+        "agents_frozen",
+        f"{unit} cannot be thawed alone: all of {slice_} is frozen",
+        hint=f"`systemctl --user thaw {slice_}`",
+        fields={"unit": unit, "slice": slice_},
     )
 
 

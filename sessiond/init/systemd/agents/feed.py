@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Iterator
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from sessiond.init.systemd.machine import manager_cgroup
 from sessiond.init.systemd.names import SYSTEMD, UNIT, unit_name
 from sessiond.model.agent import AgentUnit
 from sessiond.model.state import RESTARTING
-from sessiond.model.unit import UnitStatus, agent_of_unit, agents_pattern
+from sessiond.model.unit import agent_of_unit, agents_pattern
 from sessiond.ports import AgentEvent, AgentGone, AgentsListed, AgentTold, Lost
 
 _ENDED = ("inactive", "failed")
@@ -96,14 +96,11 @@ class Feed:
             if self._interrupted:
                 return []
             unread = names & self._dirty
-        before = [name for name in self._stopping if name in units]
-        told: list[AgentEvent] = [AgentsListed(tuple(units.values()))]
-        gone = self._known.keys() - units.keys()
+        steps = [self._steps(unit) for unit in units.values()]
+        # The rules of those that are no longer there are taken back.
+        self._dirty |= self._known.keys() - units.keys()
         self._known = units
-        self._stopping = {name: self._stopping[name] for name in before}
-        # Started while this went on, or ended by a reload's listing: read again.
-        self._dirty |= gone
-        return told
+        return [AgentsListed(tuple(first for first, *_ in steps)), *_each(steps)]
 
     @property
     def _interrupted(self) -> bool:
@@ -128,10 +125,7 @@ class Feed:
         # What was heard of again while it was read comes with the next reading.
         for name in names - self._dirty:
             unit = units.get(name)
-            if unit is None:
-                told += await self._gone(name)
-            else:
-                told += self._told(unit)
+            told += await self._gone(name) if unit is None else self._told(unit)
         return told
 
     async def _gone(self, name: str) -> list[AgentEvent]:
@@ -140,19 +134,24 @@ class Feed:
         found = agent_of_unit(name)
         return [AgentGone(found[1])] if found and self._known.pop(name, None) is not None else []
 
-    def _told(self, unit: AgentUnit) -> Iterator[AgentEvent]:
-        old = self._known.get(unit.name)
+    def _told(self, unit: AgentUnit) -> list[AgentEvent]:
+        old, steps = self._known.get(unit.name), self._steps(unit)
         self._known[unit.name] = unit
         if old is not None and _said(old) == _said(unit):
-            return
-        stopping = self._stopping.pop(unit.name, "")
-        if unit.status.active_state in _ENDED and not unit.job:
-            if not stopping and old is not None and _given_up(old.status, old.job, unit.status):
-                stopping = "stop"
-            if stopping and (old is None or old.job not in ("stop", "restart")):
-                status = replace(unit.status, active_state="deactivating", sub_state=stopping)
-                yield AgentTold(replace(unit, status=status, job="stop"))
-        yield AgentTold(unit)
+            return []
+        return [AgentTold(step) for step in steps]
+
+    def _steps(self, unit: AgentUnit) -> list[AgentUnit]:
+        """The unit, and before it how it was on its way there if a stop was over before it could be read."""
+        old, stopping = self._known.get(unit.name), self._stopping.pop(unit.name, "")
+        if unit.status.active_state not in _ENDED or unit.job:
+            return [unit]
+        if not stopping and old is not None and _given_up(old, unit):
+            stopping = "stop"
+        if not stopping or (old is not None and old.job in ("stop", "restart")):
+            return [unit]
+        status = replace(unit.status, active_state="deactivating", sub_state=stopping)
+        return [replace(unit, status=status, job="stop"), unit]
 
     # ---- hearing
 
@@ -170,7 +169,8 @@ class Feed:
                 self._listing = True
                 self._news.set()
             case "NameOwnerChanged" if message.body[0] == SYSTEMD:
-                self._away = self._lost = not message.body[2]
+                self._away = not message.body[2]
+                self._lost = self._lost or self._away
                 self._listing = True
                 self._reloading = False
                 self._news.set()
@@ -179,7 +179,8 @@ class Feed:
         if interface == UNIT and (state := properties.get("ActiveState")) is not None:
             job = properties.get("Job")
             if state.value == "deactivating" and job is not None and job.value[0]:
-                self._stopping[name] = properties["SubState"].value
+                sub = properties.get("SubState")
+                self._stopping[name] = sub.value if sub is not None else "stop"
             elif state.value not in (*_ENDED, "deactivating"):
                 self._stopping.pop(name, None)
         self.touch(name)
@@ -192,9 +193,14 @@ class Feed:
         self.touch(unit)
 
 
-def _given_up(old: UnitStatus, job: str, new: UnitStatus) -> bool:
+def _each(steps: list[list[AgentUnit]]) -> list[AgentEvent]:
+    return [AgentTold(step) for _, *later in steps for step in later]
+
+
+def _given_up(old: AgentUnit, new: AgentUnit) -> bool:
     """Whether a stop, which takes no time there, ended the waiting for a restart: no restart was tried."""
-    return old.sub_state in RESTARTING and not job and new.n_restarts == old.n_restarts
+    waited = old.status.sub_state in RESTARTING and not old.job
+    return waited and new.status.n_restarts == old.status.n_restarts
 
 
 def _said(unit: AgentUnit) -> AgentUnit:
