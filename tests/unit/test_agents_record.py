@@ -236,7 +236,7 @@ def test_who_grows_pays_when_nobody_has_ended(
     running = agent_folder(isolated_home, "d" * 16)
     running.record.write_bytes(b"y" * (1 << 20))
     with closing(Record.open(folder, RecordLimits(limit=8 << 20, total=1 << 20, low_disk=0))) as one:
-        fill(pipe, one, b"x" * (2 << 20))
+        fill(pipe, one, b"x" * (5 << 18))
         assert one.end - one.start < 1 << 20
     assert running.record.stat().st_blocks * 512 == 1 << 20
 
