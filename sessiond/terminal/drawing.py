@@ -18,10 +18,12 @@ from sessiond.terminal.snapshot import (
     Link,
     Place,
     Row,
+    Run,
     ScreenState,
     Style,
     TerminalState,
     cells,
+    runs,
 )
 
 CLEARING = (
@@ -221,11 +223,11 @@ class _Drawing:
         """Write rows from the top left corner on; those that are too many scroll off."""
         joined = False
         for number, row in enumerate(rows):
-            found = cells(row) if row.plain is None or row.wrapped or joined else None
             follows = row.wrapped and number + 1 < len(rows)
-            if found is None:
-                self._plain(row.plain or "")
+            if not follows and not joined:
+                self._row(row, screen)
             else:
+                found = cells(row)
                 if follows and (len(found) < self.state.columns or not (found[-1].text or found[-1].width)):
                     # The last cell was emptied after the line had wrapped: only a written one wraps again.
                     found = [*found, *[BLANK] * (self.state.columns - len(found))]
@@ -236,6 +238,20 @@ class _Drawing:
                 self._write(_PLAIN, None, False)
                 self.out += b"\r\n"
         self._write(_PLAIN, None, False)
+
+    def _row(self, row: Row, screen: ScreenState) -> None:
+        """Write a row that stands for itself."""
+        if row.plain is not None:
+            self._plain(row.plain)
+            return
+        for run in runs(row):
+            if isinstance(run, Run):
+                look = run.look
+                if run.text.strip("\0"):
+                    self._write(look.style, look.link, look.protected, screen.protected_mode)
+                self._plain(run.text)
+            else:
+                self._cells(run, screen, joined=False, scrolled=False)
 
     def _plain(self, text: str) -> None:
         for number, part in enumerate(_PARTS.split(text)):
@@ -286,8 +302,7 @@ class _Drawing:
         if first.style != _PLAIN:
             self._write(Style(background=first.style.background), None, False)
             self.out += b"\x1b[%dX" % count
-        if end < self.state.columns:
-            self.out += b"\x1b[%dC" % count
+        self.out += b"\x1b[%dC" % count
         return count
 
     def _put(self, cell: Cell, screen: ScreenState) -> None:
@@ -295,7 +310,7 @@ class _Drawing:
         if cell.width == WIDE and cell.text == " ":
             # What a wide character became that the charset lacked; there is a wide space to write.
             self.out += "\u3000".encode()
-        elif len(cell.text) > 1 and not all(map(_combines, cell.text[1:])):
+        elif _is_cluster(cell):
             # A cluster that makes one cell only where the terminal was told to look for clusters.
             self.out += (
                 cell.text[0].encode()
@@ -412,8 +427,15 @@ class _Drawing:
         self.charset = charset
 
 
-def _combines(character: str) -> bool:
-    return unicodedata.category(character) in ("Mn", "Me") and not "\ufe00" <= character <= "\ufe0f"
+def _is_cluster(cell: Cell) -> bool:
+    """Whether its characters make one cell, or one of that width, only where clusters are looked for."""
+    base, suffix = cell.text[:1], cell.text[1:]
+    if not suffix:
+        return False
+    if any(unicodedata.category(character) not in ("Mn", "Me", "Cf") for character in suffix):
+        return True
+    chosen = "\ufe0e" in suffix or "\ufe0f" in suffix
+    return chosen and (unicodedata.east_asian_width(base) in "WF") != (cell.width == WIDE)
 
 
 def _rgb(colour: tuple[int, int, int]) -> bytes:
@@ -422,7 +444,7 @@ def _rgb(colour: tuple[int, int, int]) -> bytes:
 
 def _text(data: bytes) -> bytes:
     """Data without what would end the string that it stands in."""
-    return bytes(byte for byte in data if byte >= 32 and byte != 127)
+    return "".join(filter(str.isprintable, data.decode(errors="ignore"))).encode()
 
 
 def _link(link: Link | None) -> bytes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 from pyghostty._ffi import ffi, lib, union_fn
@@ -21,7 +24,33 @@ CELL_WIDTH, CELL_HEIGHT = 8, 16
 _FOREGROUND, _BACKGROUND = (0xD0, 0xD0, 0xD0), (0, 0, 0)
 
 _CONTINUATION_BYTES = 64 * 1024
+_PIECE = 32 * 1024
+"""Less than what is kept of an unfinished sequence, so that its beginning is seen."""
 _APC_BYTES = 64 * 1024
+
+# What is left of a sequence that was broken off, by its first bytes: where that ends, and what has a viewer's
+# terminal pass over it too.
+_STRING_END, _SEQUENCE_END = re.compile(rb"[\x18\x1a\x1b]"), re.compile(rb"[\x18\x1a\x1b@-~]")
+_REST = defaultdict(
+    lambda: _SEQUENCE_END,
+    {
+        b"\x1b]": re.compile(rb"[\x07\x18\x1a\x1b]"),
+        b"\x1bP": _STRING_END,
+        b"\x1b_": _STRING_END,
+        b"\x1b^": _STRING_END,
+        b"\x1bX": _STRING_END,
+    },
+)
+_WITHOUT_EFFECT = defaultdict(
+    lambda: b"\x1b[0<",
+    {
+        b"\x1b]": b"\x1b]777777;",
+        b"\x1bP": b"\x1bP~",
+        b"\x1b_": b"\x1b_x",
+        b"\x1b^": b"\x1b^",
+        b"\x1bX": b"\x1bX",
+    },
+)
 
 
 class GhosttyScreen:
@@ -34,6 +63,8 @@ class GhosttyScreen:
         self._terminal: Any = made[0]
         self._columns, self._rows = columns, rows
         self._replies = bytearray()
+        self._unfinished = b""
+        self._broken = b""
         self._encoder: Any = None
         self._event: Any = None
         # The callbacks find their screen by it; it lives as long as the terminal.
@@ -50,10 +81,13 @@ class GhosttyScreen:
         self._set("SIZE", _size)
         self._set("COLOR_SCHEME", _colour_scheme)
         self._set("DEVICE_ATTRIBUTES", _device_attributes)
+        # Lines bound it, whole pages of them at a time; its bound in bytes would keep a few hundred.
+        self._set("SCROLLBACK_MAX_BYTES", ffi.NULL)
         self._set("SCROLLBACK_MAX_LINES", ffi.new("size_t*", scrollback))
         self._set("KITTY_IMAGE_STORAGE_LIMIT", ffi.new("uint64_t*", 0))
         self._set("APC_MAX_BYTES", ffi.new("size_t*", _APC_BYTES))
         self._set("CONTINUATION_MAX_BYTES", ffi.new("size_t*", _CONTINUATION_BYTES))
+        self._set("CLIPBOARD_WRITE_MAX_BYTES", ffi.new("size_t*", _APC_BYTES))
         self._set("GLYPH_PROTOCOL", ffi.new("bool*", False))
         for name, colour in (
             ("FOREGROUND", _FOREGROUND),
@@ -66,7 +100,8 @@ class GhosttyScreen:
 
     def feed(self, data: bytes) -> bytes:
         """Take output of the program; returns what a terminal would send back for it."""
-        lib.ghostty_terminal_vt_write(self._open(), ffi.from_buffer(data), len(data))
+        for start in range(0, len(data), _PIECE):
+            self._write(data[start : start + _PIECE])
         if self._cells() != (self._columns, self._rows):
             # The program asked for 132 columns; its terminal keeps the size that its viewers gave it.
             self._fit(self._columns, self._rows)
@@ -81,11 +116,11 @@ class GhosttyScreen:
 
     def drawing(self, scrollback: int = 0) -> bytes:
         """See the port; a drawing taken within an escape sequence ends with what there is of it."""
-        return draw(self.state(history=scrollback > 0), scrollback)
+        return draw(self.state(), scrollback)
 
     def write_down(self, form: str, scrollback: int = 0) -> ScreenText:
         """See the port. Raises InvalidArgument `screen_format_unknown`."""
-        state = self.state(history=scrollback > 0)
+        state = self.state()
         screen = state.screen
         rows = [*(screen.history[-scrollback:] if scrollback > 0 else []), *screen.rows]
         if form == "html":
@@ -144,8 +179,12 @@ class GhosttyScreen:
         if getattr(self, "_terminal", None) is not None:
             self.close()
 
-    def state(self, *, history: bool = True) -> TerminalState:
-        """All that it knows; without the lines that scrolled off where those are not wanted."""
+    def state(self) -> TerminalState:
+        """All that it knows."""
+        if self._terminal is not None and self._unfinished and not self._continued():
+            # Too long to be told to a viewer, and for any use: it is broken off here, and its rest with it.
+            self._broken = self._unfinished
+            self._write(b"\x18")
         sink = _Sink()
         handle = ffi.new_handle(sink)
         writer = ffi.new("GhosttyWriter*", {"write": _collect, "userdata": handle})
@@ -154,9 +193,36 @@ class GhosttyScreen:
             raise SessiondError(
                 "screen_unreadable", f"the terminal emulator cannot tell its state ({result})"
             )
-        return read(bytes(sink.data))
+        found = read(bytes(sink.data))
+        return replace(found, continuation=_WITHOUT_EFFECT[self._broken]) if self._broken else found
 
     # ---- inside ----
+
+    def _write(self, data: bytes) -> None:
+        if self._broken and data != b"\x18":
+            end = _REST[self._broken].search(data)
+            if end is None:
+                return
+            data = data[end.start() + (end[0] not in b"\x1b\x18\x1a") :]
+            self._broken = b""
+        lib.ghostty_terminal_vt_write(self._open(), ffi.from_buffer(data), len(data))
+        ground = ffi.new("bool*")
+        lib.ghostty_terminal_get(self._terminal, lib.GHOSTTY_TERMINAL_DATA_VT_GROUND, ground)
+        if ground[0]:
+            self._unfinished = b""
+        elif beginning := self._continued():
+            # Of a sequence longer than is kept, it is known by what it began with.
+            self._unfinished = beginning[:2]
+
+    def _continued(self) -> bytes:
+        """What there is of an unfinished sequence; empty where that is more than is kept."""
+        size = ffi.new("size_t*")
+        lib.ghostty_terminal_continuation_buf(self._open(), ffi.NULL, 0, size)
+        if not size[0]:
+            return b""
+        buffer = ffi.new("uint8_t[]", size[0])
+        result = lib.ghostty_terminal_continuation_buf(self._open(), buffer, len(buffer), size)
+        return bytes(ffi.buffer(buffer, size[0])) if result == lib.GHOSTTY_SUCCESS else b""
 
     def _open(self) -> Any:
         if self._terminal is None:

@@ -80,8 +80,7 @@ class QueryScanner:
             return b"\x05" in text
         tail = _LONG_UNFINISHED.search(text, max(0, len(text) - _MOST_SCANNED))
         if tail is not None:
-            self._tail = text[tail.start() :]
-            return _LONG.search(text, 0, tail.start()) is not None
+            self._tail = tail[0]
         return _LONG.search(text) is not None
 
 
@@ -98,10 +97,12 @@ class QueryFilter:
         if b"\x1b" not in text:
             return text.replace(b"\x05", b"")
         tail = _SHORT_UNFINISHED.search(text, max(0, len(text) - HELD))
-        if tail is not None:
-            self._held = text[tail.start() :]
-            text = text[: tail.start()]
-        return _SHORT.sub(_without_query, text)
+        passed = _SHORT.sub(_without_query, text)
+        if tail is None:
+            return passed
+        # It is no query yet, and so it is still there; what it ends may be one.
+        self._held = tail[0]
+        return passed[: -len(tail[0])]
 
     def flush(self) -> bytes:
         """What is held back."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from sessiond.terminal.snapshot import HEAD, TAIL, Colour, Row, Style, cells
 
 _FLAGS = ((1, "1"), (4, "2"), (2, "3"), (8, "5"), (16, "7"), (32, "8"), (64, "9"), (128, "53"))
@@ -10,6 +12,7 @@ _UNDERLINES = {1: "4", 2: "4:2", 3: "4:3", 4: "4:4", 5: "4:5"}
 _PLAIN = Style()
 
 
+@functools.lru_cache(1024)
 def sgr(style: Style) -> bytes:
     """The sequence that makes a terminal write so, whatever it wrote like before."""
     if style == _PLAIN:

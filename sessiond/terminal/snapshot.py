@@ -5,10 +5,12 @@ The format is Ghostty's own, versioned ("GHOSTSNP", version 1). Integers are lit
 
 from __future__ import annotations
 
+import re
 import struct
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 MAGIC = b"GHOSTSNP"
 VERSION = 1
@@ -196,6 +198,11 @@ def _read(data: memoryview) -> TerminalState:
     for alternate, found in histories.items():
         for rows in reversed(found):
             screens[alternate].history.extend(rows)
+    # Pages are told whole: the first of a screen may begin with lines that have scrolled off it.
+    [count] = struct.unpack_from("<H", terminal, 2)
+    for screen in screens.values():
+        screen.history.extend(screen.rows[:-count])
+        del screen.rows[:-count]
     return _terminal(terminal, screens[False], screens.get(True), continuation)
 
 
@@ -403,6 +410,44 @@ def _cell(row: Row, column: int, word: int) -> Cell:
     return Cell(text, style, width, bool(word >> 44 & 1), row.links.get(word >> 48))
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring cells that look the same: narrow ones, as text with NUL for those never written to."""
+
+    text: str
+    look: Cell
+
+
+def runs(row: Row) -> list[Run | list[Cell]]:
+    """The cells of a row as runs; as single cells where they are more than a narrow character."""
+    found: list[Run | list[Cell]] = []
+    start = 0
+    for look, group in groupby(row.words, _look):
+        words = list(group)
+        text = "".join([chr(word >> 2 & 0xFFFFFF) for word in words])
+        if look & _WIDTH or any(word & 3 for word in words) or (look and "\0" in text):
+            found.append([_cell(row, start + place, word) for place, word in enumerate(words)])
+        else:
+            style = row.styles.get(look & 0xFFFF, BLANK.style)
+            link = row.links.get(look >> 22)
+            found.append(
+                Run(_CONTROLS.sub("\ufffd", text), Cell("", style, NARROW, bool(look >> 18 & 1), link))
+            )
+        start += len(words)
+    return found
+
+
+def _look(word: int) -> int:
+    """Of a cell's word all but its content."""
+    return word >> 26
+
+
+# In that, what the cell is of a wide character.
+_WIDTH = 3 << 16
+
+_CONTROLS = re.compile("[\x01-\x1f\x7f-\x9f]")
+
+
 def _printable(character: str) -> str:
     # A control character in a cell would be obeyed where the cell is drawn.
     return "\ufffd" if character < " " or "\x7f" <= character <= "\x9f" else character
@@ -411,6 +456,11 @@ def _printable(character: str) -> str:
 def text_of(row: Row) -> str:
     """What a row says, with spaces for cells never written to, without those at its end."""
     if row.plain is not None:
-        return "".join(map(_printable, row.plain.replace("\0", " "))).rstrip(" ")
-    parts = [cell.text or " " for cell in cells(row) if cell.width not in (TAIL, HEAD)]
+        return _CONTROLS.sub("\ufffd", row.plain).replace("\0", " ").rstrip(" ")
+    parts: list[str] = []
+    for run in runs(row):
+        if isinstance(run, Run):
+            parts.append(run.text.replace("\0", " "))
+        else:
+            parts += [cell.text or " " for cell in run if cell.width not in (TAIL, HEAD)]
     return "".join(parts).rstrip(" ")
