@@ -14,7 +14,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -167,6 +167,7 @@ class Agents(agents_pb2_grpc.AgentsServiceServicer):
     async def StreamRecord(self, request: Any, context: Any) -> AsyncIterator[pb.StreamRecordResponse]:
         self._check(request)
         self.records.append(request)
+        self.heard.fire()
         both = request.stream == pb.OUTPUT_STREAM_BOTH
         place = 0
         while True:
@@ -336,17 +337,19 @@ class StandIn:
 class OnTerminal:
     """sessionctl on a terminal of its own; what it shows is gathered in ``seen``."""
 
-    def __init__(self, *words: str, columns: int = 80, rows: int = 24) -> None:
+    def __init__(
+        self, *words: str, columns: int = 80, rows: int = 24, program: Sequence[str] = SESSIONCTL
+    ) -> None:
         self.master, self._slave = pty.openpty()
         self.resize(columns, rows)
         self.before = termios.tcgetattr(self._slave)
         self.seen = b""
         self.process = subprocess.Popen(
-            [*SESSIONCTL, *words],
+            [*program, *words],
             stdin=self._slave,
             stdout=self._slave,
             stderr=self._slave,
-            env={**os.environ, "TERM": "xterm-256color"},
+            env={**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"},
             preexec_fn=_own_terminal,  # noqa: PLW1509 - it calls the kernel alone
         )
 
