@@ -133,7 +133,8 @@ def test_a_daemon_is_registered_as_the_design_says() -> None:
     assert found["WatchdogUSec"] == 180_000_000
     assert (found["TimeoutStartUSec"], found["TimeoutStopUSec"]) == (60_000_000, 30_000_000)
     assert (found["KillMode"], found["OOMPolicy"]) == ("mixed", "continue")
-    assert found["FileDescriptorStoreMax"] == 512
+    assert found["FileDescriptorStoreMax"] == 2048
+    assert found["LimitNOFILE"] > 2 * 2048
     assert found["Description"] == "shop (/home/me/shop)"
 
 
