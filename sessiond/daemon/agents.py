@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 # Long enough for a busy machine's bus.
 _FIRST_ANSWER = 10.0
 _FREEZER_DEADLINE = 5.0
+# What is being written down when the daemon ends is given so long.
+_STOP_GRACE = 3.0
 _REVIVED_AT_ONCE = 8
 # Signals that are sent to have a program end; others it may take as it likes, and live on.
 _ENDING = frozenset({Signals.SIGTERM, Signals.SIGKILL, Signals.SIGHUP, Signals.SIGQUIT, Signals.SIGABRT})
@@ -111,6 +113,13 @@ class Agents:
     def _follow(self) -> None:
         if self._following is None and not self._stopped:
             self._following = asyncio.create_task(self._watch(), name="agents' units")
+            self._following.add_done_callback(self._followed)
+
+    def _followed(self, task: asyncio.Task[None]) -> None:
+        """Following never ends by itself: whatever ended it, nothing is known any more."""
+        self._roster.reachable = False
+        self._done(task)
+        self._roster.changed.fire()
 
     async def _watch(self) -> None:
         finish = {one.id for one in self._roster.entries.values() if is_unreleased(one)}
@@ -149,9 +158,7 @@ class Agents:
         """Let go of everything and leave all that runs; idempotent."""
         self._stopped = True
         tasks = [*self._tasks, *([self._following] if self._following else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _ended_all(tasks, _STOP_GRACE)
         self._following = None
         await self._streams.stop()
         await self._units.close()
@@ -187,7 +194,7 @@ class Agents:
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s failed", task.get_name(), exc_info=error)
@@ -458,3 +465,14 @@ class Agents:
                 raise
             # Its end need not be written down to remove it, and removing it makes room.
             await self._units.release(entry.id)
+
+
+async def _ended_all(tasks: list[asyncio.Task[None]], grace: float) -> None:
+    """Cancel tasks, and see them end: who must finish first has ``grace`` seconds for it."""
+    for timeout in (grace, None):
+        for task in tasks:
+            task.cancel()
+        if not tasks:
+            return
+        _, left = await asyncio.wait(tasks, timeout=timeout)
+        tasks = list(left)

@@ -17,7 +17,7 @@ from sessiond.daemon.roster import Entry, Roster
 from sessiond.daemon.streams import Streams
 from sessiond.errors import AlreadyExists, Conflict, Exhausted, InvalidArgument, SessiondError
 from sessiond.log import one_line
-from sessiond.model.agent import AgentSpec, RestartPolicy, has_ended, new_agent_id
+from sessiond.model.agent import AgentEnd, AgentSpec, RestartPolicy, has_ended, new_agent_id
 from sessiond.model.identity import check_count, check_label, check_name
 from sessiond.model.signals import parse_signal
 from sessiond.ports import AgentUnits, AgentUnitSpec
@@ -257,14 +257,7 @@ class Spawning:
         entry.asked = entry.stop_seen = entry.settled = False
         entry.signalled = entry.pid = 0
         self._roster.changed.fire()
-        try:
-            await self._begin(entry, again=True)
-        except SessiondError:
-            if end is not None:
-                await asyncio.to_thread(self._roster.book.write_end, entry.id, end)
-            entry.end, entry.asked, entry.settled = end, asked, end is not None
-            self._roster.changed.fire()
-            raise
+        await self._begin(entry, before=(end, asked))
 
     def check_again(self, entry: Entry) -> None:
         """Raise Conflict `environment_gone` where it cannot be started again."""
@@ -296,8 +289,11 @@ class Spawning:
 
     # ---- both
 
-    async def _begin(self, entry: Entry, *, again: bool = False) -> None:
-        """Open what it prints into, and have its unit started; on failure nothing of either is left."""
+    async def _begin(self, entry: Entry, *, before: tuple[AgentEnd | None, bool] | None = None) -> None:
+        """Open what it prints into, and have its unit started; on failure nothing of either is left.
+
+        ``before`` is the end of its last run and whether that was asked for; None for a new agent.
+        """
         spec = entry.spec
         try:
             try:
@@ -306,7 +302,7 @@ class Spawning:
                 self._opening -= spec.tty
             await self._units.start(self._unit_spec(entry, terminal))
         except BaseException as error:
-            await self._undo(entry, error, keep=again)
+            await self._undo(entry, error, before)
             raise
         self._streams.started(spec.id)
         await self._told(entry)
@@ -326,20 +322,34 @@ class Spawning:
         if entry.unit is None or has_ended(entry.unit):
             self._settle(entry)
 
-    async def _undo(self, entry: Entry, error: BaseException, *, keep: bool) -> None:
+    async def _undo(
+        self, entry: Entry, error: BaseException, before: tuple[AgentEnd | None, bool] | None
+    ) -> None:
         if not await self._nothing_runs(entry, error):
             # Nobody can tell: it is followed like any other, and has an end if there is no unit.
             self._begun(entry)
             return
         self._streams.close(entry.id)
         entry.starting = False
-        if keep:
+        if before is not None:
+            await self._restore(entry, *before)
             return
         self._roster.drop(entry)
         try:
             await asyncio.to_thread(self._roster.book.remove, entry.id)
         except SessiondError as fault:
             log.warning("%s is not removed: %s", entry.folder.path, fault.message)
+
+    async def _restore(self, entry: Entry, end: AgentEnd | None, asked: bool) -> None:
+        """It stays ended as it was."""
+        entry.end, entry.asked, entry.settled = end, asked, end is not None
+        self._roster.changed.fire()
+        if end is None:
+            return
+        try:
+            await asyncio.to_thread(self._roster.book.write_end, entry.id, end)
+        except SessiondError as fault:
+            log.warning("the end of %s is not written down again: %s", entry.spec.name, fault.message)
 
     async def _nothing_runs(self, entry: Entry, error: BaseException) -> bool:
         """Whether there is no unit, after a start that failed; one that half came to be is ended."""

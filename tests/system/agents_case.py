@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -23,12 +24,13 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 class Crew:
     """The agents of one session."""
 
-    def __init__(self, product: Product, session: str) -> None:
+    def __init__(self, product: Product, session: str, socket: Path | None = None) -> None:
+        """``socket`` is whose to ask: by default the session's daemon."""
         self.product = product
         self.session = session
-        socket = str(product.daemon_socket(session))
-        self._channel = grpc.insecure_channel(unix_address(socket))
-        self.stub: Any = agents_pb2_grpc.AgentsServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        asked = str(socket or product.daemon_socket(session))
+        self._channel = grpc.insecure_channel(unix_address(asked))
+        self.stub: Any = agents_pb2_grpc.AgentsServiceStub(self._channel)
 
     def close(self) -> None:
         """Let go of the channel."""

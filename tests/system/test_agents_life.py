@@ -61,7 +61,7 @@ def test_what_cannot_start_is_refused_and_leaves_nothing(crew: Crew) -> None:
         error = crew.refused(code, "SpawnAgent", command=command, environment={"PATH": PATH})
         assert error.hint
     crew.refused("command_not_executable", "SpawnAgent", command=["./script"])
-    wrong = {
+    wrong: dict[str, dict[str, object]] = {
         "name_invalid": {"name": "a/b"},
         "label_invalid": {"labels": {"-": ""}},
         "property_unknown": {"properties": {"ExecStart": "/bin/true"}},
@@ -75,7 +75,7 @@ def test_what_cannot_start_is_refused_and_leaves_nothing(crew: Crew) -> None:
         "command_too_large": {"command": ["true", "x" * 200_000]},
     }
     for code, fields in wrong.items():
-        crew.refused(code, "SpawnAgent", **{"command": ["true"], **fields})
+        crew.refused(code, "SpawnAgent", **({"command": ["true"]} | fields))
     assert crew.list(include_ended=True) == []
     assert not crew.loaded()
     left = product.host.run(["sh", "-c", f"ls {STATE}/sessions/{crew.session}/agents 2>/dev/null || true"])
@@ -357,16 +357,17 @@ def test_an_agent_that_is_restarted_over_and_over_can_be_stopped(crew: Crew) -> 
 
 
 def test_a_status_survives_while_the_daemon_is_down(crew: Crew) -> None:
+    folder = crew.product.row(crew.session)["path"]
+    crew.product.host.run(["mkfifo", f"{folder}/fifo"])
     for tty in (False, True):
-        made = crew.sh("read x <fifo; echo last words; exit 9" if not tty else "cat fifo; exit 9", tty=tty)
-        # The daemon is gone the moment the agent is told to end.
+        made = crew.sh("echo here; read x < fifo; echo last words; exit 9", tty=tty)
+        crew.printed(made.id, "here")
         pid = crew.product.pid(crew.session)
-        crew.product.host.run(["mkfifo", f"{made.cwd}/fifo"], check=False)
+        # The agent ends the moment that its daemon is gone.
         crew.product.kill(pid)
-        crew.product.host.run(["sh", "-c", f"echo last words > {made.cwd}/fifo"], timeout=20)
+        crew.product.host.run(["sh", "-c", f"echo > {folder}/fifo"], timeout=20)
         crew.product.new_pid(crew.session, besides=pid)
         ended = crew.wait(made.id)
         assert (state(ended), ended.exit_status) == ("failed", 9)
-        assert crew.lines(made.id) == ["last words"]
-        crew.product.host.run(["rm", f"{made.cwd}/fifo"])
+        assert crew.lines(made.id) == ["here", "last words"]
     crew.gone()
