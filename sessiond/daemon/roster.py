@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 class Entry:
     """One agent. All that changes it holds ``lock``, but for ``unit``, which is what was last told.
 
-    ``stop_seen`` says that somebody had the init system stop it; ``signalled`` is the signal that it was last
-    sent by us; ``pid``, its main process of the last run that was told; ``settled``, that its end is written down and its record whole.
+    ``stop_seen``: somebody had the init system stop it. ``signalled``: the signal last sent by us.
+    ``pid``: its last main process. ``settled``: its end is written down and its record whole.
     """
 
     spec: AgentSpec

@@ -1,0 +1,443 @@
+"""The life of agents without systemd: races, crashes between two steps, and what fails half way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from sessiond import config
+from sessiond.agents.book import Book
+from sessiond.agents.folder import AgentFolder
+from sessiond.daemon import batch
+from sessiond.daemon.agents import Agents, Wiring
+from sessiond.daemon.spawning import Place, Spawn
+from sessiond.daemon.streams import Streams
+from sessiond.errors import Conflict, Exhausted, SessiondError, Unreachable
+from sessiond.model.agent import Agent, AgentSpec, AgentState, Cause, RestartPolicy
+from sessiond.model.agent_selection import Selection
+from sessiond.testing.fake_agents import FakeAgents
+
+SESSION = "0123456789abcdef0123456789abcdef"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Nothing printed, nobody looking."""
+
+    start: int = 0
+    end: int = 0
+    problem: str = ""
+    clients: int = 0
+    columns: int = 80
+    rows: int = 24
+
+
+@dataclass
+class Side:
+    """Terminals or outputs that note what they are asked."""
+
+    calls: list[str] = field(default_factory=list)
+    fault: SessiondError | None = None
+    gate: asyncio.Event | None = None
+
+    async def take(self, spec: AgentSpec) -> str:
+        self.calls.append(f"open {spec.name}")
+        if self.fault is not None:
+            raise self.fault
+        return "/dev/pts/9"
+
+    async def drained(self, agent: str) -> None:
+        self.calls.append("drained")
+        if self.gate is not None:
+            await self.gate.wait()
+
+    def restore(self, spec: AgentSpec, folder: AgentFolder) -> bool:
+        self.calls.append(f"restore {spec.name}")
+        return True
+
+    def started(self, agent: str) -> None:
+        self.calls.append("started")
+
+    def rearm(self, agent: str) -> None:
+        self.calls.append("rearm")
+
+    def restarted(self, agent: str) -> None:
+        self.calls.append("restarted")
+
+    def close(self, agent: str) -> None:
+        self.calls.append("close")
+
+    def facts(self, agent: str) -> Facts:
+        return Facts()
+
+    def sweep(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+
+class Terminals(Side):
+    """With a terminal."""
+
+    async def open(self, spec: AgentSpec, folder: AgentFolder) -> str:
+        return await self.take(spec)
+
+    def ended(self, agent: str, message: Agent) -> None:
+        self.calls.append(f"told {message.state}")
+
+
+class Outputs(Side):
+    """Without one."""
+
+    def open(self, spec: AgentSpec, folder: AgentFolder) -> None:
+        self.calls.append(f"open {spec.name}")
+
+    def ended(self, agent: str) -> None:
+        self.calls.append("ended")
+
+
+@dataclass
+class Stage:
+    """One session's agents on fakes; ``another`` is the daemon's next life."""
+
+    home: Path
+    units: FakeAgents
+    terminals: Terminals = field(default_factory=Terminals)
+    outputs: Outputs = field(default_factory=Outputs)
+    leaving: bool = False
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    settings: config.Settings = field(default_factory=lambda: config.load(Path("/none"), {"HOME": "/none"}))
+
+    @property
+    def store(self) -> Path:
+        return self.home / SESSION
+
+    def book(self) -> Book:
+        return Book(SESSION, self.store, self.home / "run")
+
+    def limit(self, **rules: int) -> None:
+        self.settings = replace(self.settings, agents=replace(self.settings.agents, **rules))
+
+    async def going_down(self) -> bool:
+        self.asked.set()
+        return self.leaving
+
+    @asynccontextmanager
+    async def agents(self) -> AsyncIterator[Agents]:
+        """A life of the daemon."""
+        units = self.units.another()
+        streams = Streams(lambda: self.terminals, lambda: self.outputs, lambda _folder, _tty: Facts())
+        place = Place(SESSION, self.store, self.home / "run", self.home / "socket", ("sessiond",))
+        made = Agents(Wiring(place, self.settings, units, streams, self.going_down), self.book())
+        made.load()
+        made.begin()
+        try:
+            yield made
+        finally:
+            await made.stop()
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    """Nothing runs."""
+    made = Stage(tmp_path, FakeAgents(SESSION))
+    made.store.mkdir(parents=True)
+    (tmp_path / "workspace").mkdir()
+    (made.store / "workspace").symlink_to(tmp_path / "workspace")
+    return made
+
+
+def wish(**fields: object) -> Spawn:
+    """Something to start."""
+    return replace(Spawn(("/bin/true",), environment={"PATH": "/bin"}), **fields)  # type: ignore[arg-type]
+
+
+async def test_an_end_is_on_disk_before_the_unit_is_released(stage: Stage) -> None:
+    order: list[str] = []
+    async with stage.agents() as agents:
+        made = await agents.spawn(wish(tty=True))
+        release, book = agents._units.release, stage.book()
+
+        async def released(agent: str) -> None:
+            order.append("end" if book.read(agent).end else "no end")
+            await release(agent)
+
+        agents._units.release = released  # type: ignore[method-assign]
+        stage.units.exit(made.id, 3)
+        ended = await agents.wait(made.id)
+    assert order == ["end"]
+    assert (ended.state, ended.end and ended.end.exit_status) == (AgentState.FAILED, 3)
+    assert stage.terminals.calls[-3:] == ["drained", "close", "told failed"]
+
+
+async def test_who_waits_is_answered_when_the_record_is_whole(stage: Stage) -> None:
+    stage.outputs.gate = asyncio.Event()
+    async with stage.agents() as agents:
+        made = await agents.spawn(wish())
+        waiting = asyncio.create_task(agents.wait(made.id))
+        stage.units.exit(made.id, 0)
+        await agents.changed.until(lambda: "drained" in stage.outputs.calls or None)
+        assert not waiting.done()
+        assert agents.get(made.id).state is AgentState.COMPLETED
+        stage.outputs.gate.set()
+        assert (await waiting).state is AgentState.COMPLETED
+    assert stage.outputs.calls[-2:] == ["ended", "close"]
+
+
+async def test_a_failed_start_leaves_nothing(stage: Stage) -> None:
+    async with stage.agents() as agents:
+        stage.units.world.faults.append(Conflict("start_failed", "no"))
+        with pytest.raises(Conflict):
+            await agents.spawn(wish(tty=True))
+        stage.terminals.fault = Exhausted("no_terminals", "none left")
+        with pytest.raises(Exhausted):
+            await agents.spawn(wish(tty=True))
+        assert await agents.list(Selection(ended=True)) == []
+        assert stage.book().load() == ({}, [])
+        assert not stage.units.world.units
+        stage.terminals.fault = None
+        assert (await agents.spawn(wish(tty=True))).state is AgentState.RUNNING
+
+
+async def test_a_start_without_an_answer_is_followed_like_any_other(stage: Stage) -> None:
+    async with stage.agents() as agents:
+        start = agents._units.start
+
+        async def lost(spec: object) -> None:
+            await start(spec)  # type: ignore[arg-type]
+            stage.units.lose("gone")
+            raise Unreachable("init_unavailable", "no answer")
+
+        agents._units.start = lost  # type: ignore[method-assign]
+        with pytest.raises(Unreachable):
+            await agents.spawn(wish(name="one"))
+        assert agents.get("one").state is AgentState.UNKNOWN
+        stage.units.recover()
+        assert (await agents.wait("one", frozenset({AgentState.RUNNING}))).state is AgentState.RUNNING
+
+
+async def test_a_client_that_hangs_up_in_mid_spawn_leaves_nothing_half_done(stage: Stage) -> None:
+    async with stage.agents() as agents:
+        start, begun, gate = agents._units.start, asyncio.Event(), asyncio.Event()
+
+        async def slow(spec: object) -> None:
+            begun.set()
+            await gate.wait()
+            await start(spec)  # type: ignore[arg-type]
+
+        agents._units.start = slow  # type: ignore[method-assign]
+        call = asyncio.create_task(agents.spawn(wish(name="one")))
+        await begun.wait()
+        assert agents.get("one").state is AgentState.STARTING
+        call.cancel()
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert agents.get("one").state is AgentState.RUNNING
+
+
+async def test_names_and_the_cap_hold_for_spawns_at_the_same_time(stage: Stage) -> None:
+    stage.limit(max_per_session=3)
+    async with stage.agents() as agents:
+        results = await asyncio.gather(*(agents.spawn(wish()) for _ in range(6)), return_exceptions=True)
+        made = [one for one in results if isinstance(one, Agent)]
+        assert sorted(one.spec.name for one in made) == ["true-1", "true-2", "true-3"]
+        refused = [one.code for one in results if isinstance(one, SessiondError)]
+        assert refused == ["too_many_agents"] * 3
+        await agents.stop_agent(made[0].id)
+        same = await asyncio.gather(*(agents.spawn(wish(name="x")) for _ in range(2)), return_exceptions=True)
+        assert [getattr(one, "code", "") for one in same] == ["", "agent_name_taken"] or [
+            getattr(one, "code", "") for one in same
+        ] == ["", "too_many_agents"]
+
+
+async def test_the_store_has_room_for_what_is_being_opened(stage: Stage) -> None:
+    stage.units.world.room = (0, 5)
+    async with stage.agents() as agents:
+        results = await asyncio.gather(
+            *(agents.spawn(wish(tty=True)) for _ in range(4)), return_exceptions=True
+        )
+        codes = [getattr(one, "code", "") for one in results]
+        assert sorted(codes) == ["", "", "descriptor_store_full", "descriptor_store_full"]
+
+
+async def test_an_end_written_and_not_released_is_made_good_by_the_next_life(stage: Stage) -> None:
+    async with stage.agents() as agents:
+        made = await agents.spawn(wish(tty=True))
+
+        async def never(agent: str) -> None:
+            await asyncio.Event().wait()
+
+        agents._units.release = never  # type: ignore[method-assign]
+        stage.units.exit(made.id, 3)
+        await agents.changed.until(lambda: agents.roster.entries[made.id].end)
+    assert made.id in stage.units.world.units
+    stage.terminals.calls.clear()
+    async with stage.agents() as agents:
+        await agents.changed.until(lambda: not stage.units.world.units or None)
+        await agents.changed.until(lambda: "close" in stage.terminals.calls or None)
+        assert agents.get(made.id).state is AgentState.FAILED
+    assert stage.terminals.calls[0] == f"restore {made.spec.name}"
+    assert not (stage.book().folder(made.id).path / "unreleased").exists()
+
+
+async def test_a_daemon_without_unfinished_agents_asks_nothing_of_the_init_system(stage: Stage) -> None:
+    async with stage.agents() as agents:
+        made = await agents.spawn(wish())
+        await agents.kill(made.id)
+    watchers = stage.units.world.watchers
+    async with stage.agents() as agents:
+        assert agents.get(made.id).state is AgentState.TERMINATED
+        await asyncio.sleep(0)
+        assert watchers == []
+
+
+async def test_what_went_down_with_its_manager_is_told_or_comes_back(stage: Stage) -> None:
+    async with stage.agents() as agents:
+        lost, back = (
+            await agents.spawn(wish(name="lost")),
+            await agents.spawn(wish(name="back", resurrect=True)),
+        )
+    stage.units.recover(run="2")
+    async with stage.agents() as agents:
+        gone = await agents.wait("lost")
+        assert (gone.id, gone.end and gone.end.cause) == (lost.id, Cause.MANAGER)
+        again = await agents.wait("back", frozenset({AgentState.RUNNING}))
+        assert (again.id, again.spec.manager) == (back.id, "2")
+        # Its end by somebody's wish is one, and it stays ended.
+        await agents.stop_agent("back")
+    stage.units.recover(run="3")
+    async with stage.agents() as agents:
+        assert agents.get("back").state is AgentState.TERMINATED
+
+
+async def test_an_end_while_the_manager_goes_down_is_nobodys_wish(stage: Stage) -> None:
+    async with stage.agents() as agents:
+        made = await agents.spawn(wish(resurrect=True))
+        stage.leaving = True
+        stage.units.hand_stop(made.id)
+        await stage.asked.wait()
+    assert stage.book().read(made.id).end is None
+    stage.leaving = False
+    stage.units.recover(run="2")
+    async with stage.agents() as agents:
+        assert (await agents.wait(made.id, frozenset({AgentState.RUNNING}))).id == made.id
+
+
+async def test_a_stop_by_hand_is_asked_for_and_an_automatic_restart_forgets_what_was(stage: Stage) -> None:
+    async with stage.agents() as agents:
+        stopped = await agents.spawn(wish())
+        stage.units.hand_stop(stopped.id)
+        assert (await agents.wait(stopped.id)).state is AgentState.TERMINATED
+        made = await agents.spawn(wish(restart=RestartPolicy.ON_FAILURE, tty=True))
+        await agents.signal(made.id, "KILL")
+        await agents.changed.until(lambda: "rearm" in stage.terminals.calls or None)
+        assert not stage.book().read(made.id).asked
+        stage.units.exit(made.id, 0)
+        ended = await agents.wait(made.id)
+        assert (ended.state, ended.end and ended.end.asked) == (AgentState.COMPLETED, False)
+
+
+async def test_a_restart_that_fails_leaves_the_old_end(stage: Stage) -> None:
+    async with stage.agents() as agents:
+        made = await agents.spawn(wish())
+        stage.units.exit(made.id, 9)
+        await agents.wait(made.id)
+        stage.units.world.faults.append(Conflict("start_failed", "no"))
+        with pytest.raises(Conflict):
+            await agents.restart(made.id)
+        now = agents.get(made.id)
+        assert (now.state, now.end and now.end.exit_status) == (AgentState.FAILED, 9)
+        end = stage.book().read(made.id).end
+        assert end is not None
+        assert end.exit_status == 9
+        assert (await agents.restart(made.id)).state is AgentState.RUNNING
+        assert stage.book().read(made.id).end is None
+        stage.book().forget_environment(made.id)
+        with pytest.raises(Conflict, match="gone"):
+            await agents.restart(made.id)
+        # It was not stopped for what could not be done.
+        assert agents.get(made.id).state is AgentState.RUNNING
+
+
+async def test_a_full_disk_keeps_the_unit_and_not_those_who_wait(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sessiond.daemon.ending._TRY_AGAIN", 0.01)
+    full = True
+    write = Book.write_end
+
+    def refuse(self: Book, agent: str, end: object) -> None:
+        if full:
+            raise Exhausted("disk_full", "no room")
+        write(self, agent, end)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Book, "write_end", refuse)
+    async with stage.agents() as agents:
+        made = await agents.spawn(wish())
+        stage.units.exit(made.id, 4)
+        assert (await agents.wait(made.id)).state is AgentState.FAILED
+        assert made.id in stage.units.world.units
+        full = False
+        await agents.changed.until(lambda: agents.roster.entries[made.id].end)
+        await agents.changed.until(lambda: not stage.units.world.units or None)
+        full = True
+        other = await agents.spawn(wish())
+        stage.units.exit(other.id, 0)
+        await agents.wait(other.id)
+        # Removing makes room.
+        await agents.remove(other.id)
+        assert not stage.units.world.units
+
+
+async def test_the_oldest_that_ended_are_forgotten(stage: Stage) -> None:
+    stage.limit(keep_ended=2)
+    async with stage.agents() as agents:
+        ended = []
+        for _ in range(5):
+            ended.append((await agents.spawn(wish())).id)
+            await agents.kill(ended[-1])
+        running = await agents.spawn(wish(name="running"))
+        kept = {one.id for one in await agents.list(Selection(ended=True))}
+        # An end makes room among those before it, so there may be one more.
+        assert {*ended[-2:], running.id} <= kept <= {*ended[-3:], running.id}
+        assert agents.get(running.id).state is AgentState.RUNNING
+    assert set(stage.book().load()[0]) == kept
+
+
+async def test_a_batch_begins_no_more_after_a_failure_when_told_so(stage: Stage) -> None:
+    async with stage.agents() as agents:
+        made = [await agents.spawn(wish(group="g")) for _ in range(40)]
+
+        async def deed(agent: str) -> Agent:
+            await asyncio.sleep(0)
+            if agent == made[0].id:
+                raise Conflict("no", "not this one")
+            return agents.get(agent)
+
+        results = await batch.run(agents, Selection(group="g"), deed, fail_fast=True)
+        codes = [one.code for one in results]
+        assert len(codes) == len(made)
+        assert codes.count("no") == 1
+        assert 0 < codes.count("skipped") < len(made)
+        results = await batch.run(agents, Selection(agents=("nobody", made[1].id)), deed)
+        assert [(one.word, one.code) for one in results] == [("", ""), ("nobody", "agent_not_found")]
+
+
+async def test_the_end_of_a_session_waits_for_ends_that_were_asked_for(stage: Stage) -> None:
+    async with stage.agents() as agents:
+        made = [await agents.spawn(wish()) for _ in range(3)]
+
+        async def stop_all() -> None:
+            for one in made:
+                stage.units.hand_stop(one.id)
+
+        await agents.end_all(stop_all)
+    kept, _ = stage.book().load()
+    assert all(one.end and one.end.asked for one in kept.values())
