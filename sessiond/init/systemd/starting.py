@@ -11,7 +11,7 @@ from sessiond.init.systemd.bus import Connection
 from sessiond.init.systemd.jobs import Look, look, looks, run_job
 from sessiond.init.systemd.names import SERVICE, unit_path
 from sessiond.init.systemd.units import daemon_properties
-from sessiond.model.unit import UnitStatus, daemon_unit, session_slice
+from sessiond.model.unit import UnitStatus, agents_slice, daemon_unit, session_slice
 from sessiond.ports import DaemonSpec
 
 # What is waited beyond the unit's own time limits, at which systemd itself ends the job.
@@ -107,19 +107,28 @@ async def _join(connection: Connection, spec: DaemonSpec, *, wait: bool) -> bool
                 if now.active in _RUNS:
                     return True
                 if now.active == "activating" or now.job:
-                    return not wait or await _join_start(connection, spec)
+                    return not wait or await _join_start(connection, spec, wait=True)
                 if now.active == "failed":
                     await reset_failed(connection, unit)
                     return False
+                if await _held(connection, spec):
+                    return await _join_start(connection, spec, wait=wait)
     except TimeoutError as error:
         raise _failed(unit, f"the one before it has not gone away within {deadline:g} s") from error
     return False
 
 
-async def _join_start(connection: Connection, spec: DaemonSpec) -> bool:
-    """Wait for a start that is under way, also that of an automatic restart; False when a stop came first."""
+async def _held(connection: Connection, spec: DaemonSpec) -> bool:
+    """Whether agents that a dead daemon left keep its unit loaded: theirs are ordered after it."""
+    agents = await look(connection, agents_slice(spec.session))
+    return agents is not None and agents.active == "active"
+
+
+async def _join_start(connection: Connection, spec: DaemonSpec, *, wait: bool) -> bool:
+    """Have a unit that is there start, or wait where it is doing so, also by an automatic restart; False when
+    a stop came first."""
     try:
-        await _started(connection, spec, ("StartUnit", "ss", daemon_unit(spec.session), "fail"), wait=True)
+        await _started(connection, spec, ("StartUnit", "ss", daemon_unit(spec.session), "fail"), wait=wait)
     except (NotFound, Conflict) as error:
         if error.code == "start_failed":
             raise
