@@ -27,8 +27,8 @@ _ASKING = 10.0
 @verb(
     "upgrade",
     examples="""
-~/.venvs/newer/bin/sessionctl upgrade
 sessionctl upgrade --dry-run
+~/.venvs/newer/bin/sessionctl upgrade
 """,
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
