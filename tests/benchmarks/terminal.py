@@ -20,8 +20,8 @@ _KEYS_EACH = 20
 _LINES = 10_000
 _END = b"-- the end --"
 _RAW = "stty raw -echo; printf READY; "
-# Waits for a key, then prints the file it is given, then the mark.
-_SHOW = _RAW + 'head -c 1 >/dev/null; cat "$0"; printf %s "-- the" " end --"'
+# Waits for a key, then prints the file it is given, then the mark, and stays.
+_SHOW = _RAW + 'head -c 1 >/dev/null; cat "$0"; printf %s "-- the" " end --"; exec sleep 600'
 # The same without anybody to press a key: waits for a fifo, and tells how long it took, in nanoseconds.
 _TELL = (
     'stty raw -echo; read -r go <"$1"; began=$(date +%s%N); cat "$0"; '
