@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from sessiond.errors import Conflict, InvalidArgument, SessiondError
+from sessiond.errors import Conflict, SessiondError
 from sessiond.model.event import EventKind
 from sessiond.model.session import Session
+from sessiond.model.signals import parse_signal
 from sessiond.model.state import SessionState
 from sessiond.paths import Paths, check_socket_path
 from sessiond.ports import DaemonSpec, InitSystem
@@ -211,22 +211,6 @@ def refuse_running(session: Session, deed: str) -> None:
         hint=f"sessionctl stop {name}",
         fields=_named(session),
     )
-
-
-def parse_signal(word: str) -> int:
-    """The number of a signal given as `9`, `KILL` or `SIGKILL`; empty means SIGKILL."""
-    text = word.upper() or "SIGKILL"
-    try:
-        if text.isdigit():
-            return signal.Signals(int(text)).value
-        return signal.Signals[text if text.startswith("SIG") else f"SIG{text}"].value
-    except (KeyError, ValueError) as error:
-        raise InvalidArgument(
-            "signal_invalid",
-            f"no signal {word!r}",
-            hint="for example TERM, KILL, HUP, USR1",
-            fields={"signal": word},
-        ) from error
 
 
 def _named(session: Session) -> dict[str, str]:
