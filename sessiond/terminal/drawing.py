@@ -15,7 +15,6 @@ from sessiond.terminal.snapshot import (
     WIDE,
     Cell,
     Charset,
-    Link,
     Place,
     Row,
     Run,
@@ -100,7 +99,6 @@ class _Drawing:
         self.state = state
         self.out = bytearray()
         self.style = _PLAIN
-        self.link: Link | None = None
         self.protected = False
         self.charset = Charset()
         self.origin = False
@@ -175,7 +173,7 @@ class _Drawing:
         self._be_origin(False)
         for one in entered:
             self.out += one.sequence(True)
-        self._write(_PLAIN, None, False)
+        self._write(_PLAIN, False)
         self._be_charset(Charset())
         self.out += b"\x1b[r"
         if mode(69).on(self.state.modes):
@@ -235,9 +233,9 @@ class _Drawing:
                 self._cells(found, screen, joined=joined, scrolled=number >= self.state.row_count)
             joined = follows
             if number + 1 < len(rows) and not joined:
-                self._write(_PLAIN, None, False)
+                self._write(_PLAIN, False)
                 self.out += b"\r\n"
-        self._write(_PLAIN, None, False)
+        self._write(_PLAIN, False)
 
     def _row(self, row: Row, screen: ScreenState) -> None:
         """Write a row that stands for itself."""
@@ -248,7 +246,7 @@ class _Drawing:
             if isinstance(run, Run):
                 look = run.look
                 if run.text.strip("\0"):
-                    self._write(look.style, look.link, look.protected, screen.protected_mode)
+                    self._write(look.style, look.protected, screen.protected_mode)
                 self._plain(run.text)
             else:
                 self._cells(run, screen, joined=False, scrolled=False)
@@ -283,12 +281,12 @@ class _Drawing:
             self._put(first, screen)
             column = 2 if first.width == WIDE else 1
         else:
-            self._write(_PLAIN, None, False)
+            self._write(_PLAIN, False)
             self.out += b" \r\x1b[X"
             column = 0
         if scrolled and filled and column < self.state.columns:
             # The new line was filled with the colour of what wrapped.
-            self._write(_PLAIN, None, False)
+            self._write(_PLAIN, False)
             self.out += b"\x1b[K"
         return column
 
@@ -300,13 +298,13 @@ class _Drawing:
             end += 1
         count = end - column
         if first.style != _PLAIN:
-            self._write(Style(background=first.style.background), None, False)
+            self._write(Style(background=first.style.background), False)
             self.out += b"\x1b[%dX" % count
         self.out += b"\x1b[%dC" % count
         return count
 
     def _put(self, cell: Cell, screen: ScreenState) -> None:
-        self._write(cell.style, cell.link, cell.protected, screen.protected_mode)
+        self._write(cell.style, cell.protected, screen.protected_mode)
         if cell.width == WIDE and cell.text == " ":
             # What a wide character became that the charset lacked; there is a wide space to write.
             self.out += "\u3000".encode()
@@ -322,14 +320,11 @@ class _Drawing:
         else:
             self.out += cell.text.encode()
 
-    def _write(self, style: Style, link: Link | None, protected: bool, protected_mode: int = 0) -> None:
+    def _write(self, style: Style, protected: bool, protected_mode: int = 0) -> None:
         """Write from now on so."""
         if style != self.style:
             self.out += sgr(style)
             self.style = style
-        if link != self.link:
-            self.out += _link(link)
-            self.link = link
         if protected != self.protected:
             self.out += _protection(protected, protected_mode)
             self.protected = protected
@@ -365,8 +360,6 @@ class _Drawing:
         self._place(there, screen)
         if shown:
             self._modes()
-        if shown and screen.link is not None:
-            self._write(self.style, screen.link, self.protected, screen.protected_mode)
 
     def _place(self, place: Place, screen: ScreenState) -> None:
         self._be_origin(place.origin)
@@ -379,7 +372,7 @@ class _Drawing:
             self._put(again, screen)
         elif start != column:
             self._move(column, row, origin=place.origin)
-        self._write(place.style, None, place.protected, screen.protected_mode)
+        self._write(place.style, place.protected, screen.protected_mode)
         self._be_charset(place.charset)
 
     def _arrival(self, there: Sequence[Cell], place: Place) -> tuple[int, Cell | None]:
@@ -445,13 +438,6 @@ def _rgb(colour: tuple[int, int, int]) -> bytes:
 def _text(data: bytes) -> bytes:
     """Data without what would end the string that it stands in."""
     return "".join(filter(str.isprintable, data.decode(errors="ignore"))).encode()
-
-
-def _link(link: Link | None) -> bytes:
-    if link is None:
-        return b"\x1b]8;;\x1b\\"
-    name = b"id=" + _text(link.id) if link.id else b""
-    return b"\x1b]8;" + name + b";" + _text(link.uri) + b"\x1b\\"
 
 
 def _protection(protected: bool, protected_mode: int) -> bytes:

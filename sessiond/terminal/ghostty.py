@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import defaultdict
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from sessiond.terminal.drawing import draw
 from sessiond.terminal.fallback import unknown_form
 from sessiond.terminal.keys import Stroke, legacy, paste, stroke
 from sessiond.terminal.rows import ansi_of
-from sessiond.terminal.snapshot import Row, TerminalState, read, text_of
+from sessiond.terminal.snapshot import Row, SnapshotError, TerminalState, read, text_of
 
 CELL_WIDTH, CELL_HEIGHT = 8, 16
 """Pixels of a cell, for programs that ask: nobody knows the viewer's."""
@@ -27,6 +28,12 @@ _CONTINUATION_BYTES = 64 * 1024
 _PIECE = 32 * 1024
 """Less than what is kept of an unfinished sequence, so that its beginning is seen."""
 _APC_BYTES = 64 * 1024
+
+# How a hyperlink begins, with what a terminal passes over within; and the end of data that may begin one.
+_ESCAPE, _IGNORED = rb"\x1b[\x00-\x17\x19\x1c-\x1f\x7f]*", rb"[\x00-\x06\x08-\x17\x19\x1c-\x1f]*"
+_LINK = re.compile(_ESCAPE + rb"\]" + _IGNORED + b"8" + _IGNORED + b";")
+_LINK_BEGUN = re.compile(_ESCAPE + rb"(?:\]" + _IGNORED + rb"(?:8" + _IGNORED + rb")?)?\Z")
+_LONGEST_BEGINNING = 64
 
 # What is left of a sequence that was broken off, by its first bytes: where that ends, and what has a viewer's
 # terminal pass over it too.
@@ -65,6 +72,7 @@ class GhosttyScreen:
         self._replies = bytearray()
         self._unfinished = b""
         self._broken = b""
+        self._held = b""
         self._encoder: Any = None
         self._event: Any = None
         # The callbacks find their screen by it; it lives as long as the terminal.
@@ -100,8 +108,9 @@ class GhosttyScreen:
 
     def feed(self, data: bytes) -> bytes:
         """Take output of the program; returns what a terminal would send back for it."""
-        for start in range(0, len(data), _PIECE):
-            self._write(data[start : start + _PIECE])
+        passed = self._without_links(data)
+        for start in range(0, len(passed), _PIECE):
+            self._write(passed[start : start + _PIECE])
         if self._cells() != (self._columns, self._rows):
             # The program asked for 132 columns; its terminal keeps the size that its viewers gave it.
             self._fit(self._columns, self._rows)
@@ -116,11 +125,11 @@ class GhosttyScreen:
 
     def drawing(self, scrollback: int = 0) -> bytes:
         """See the port; a drawing taken within an escape sequence ends with what there is of it."""
-        return draw(self.state(), scrollback)
+        return draw(self.state(scrollback), scrollback)
 
     def write_down(self, form: str, scrollback: int = 0) -> ScreenText:
         """See the port. Raises InvalidArgument `screen_format_unknown`."""
-        state = self.state()
+        state = self.state(scrollback)
         screen = state.screen
         rows = [*(screen.history[-scrollback:] if scrollback > 0 else []), *screen.rows]
         if form == "html":
@@ -179,8 +188,8 @@ class GhosttyScreen:
         if getattr(self, "_terminal", None) is not None:
             self.close()
 
-    def state(self) -> TerminalState:
-        """All that it knows."""
+    def state(self, history: int = sys.maxsize) -> TerminalState:
+        """All that it knows, with at least so many lines of what has scrolled off, if there are."""
         if self._terminal is not None and self._unfinished and not self._continued():
             # Too long to be told to a viewer, and for any use: it is broken off here, and its rest with it.
             self._broken = self._unfinished
@@ -193,10 +202,33 @@ class GhosttyScreen:
             raise SessiondError(
                 "screen_unreadable", f"the terminal emulator cannot tell its state ({result})"
             )
-        found = read(bytes(sink.data))
-        return replace(found, continuation=_WITHOUT_EFFECT[self._broken]) if self._broken else found
+        try:
+            found = read(bytes(sink.data), history)
+        except SnapshotError as error:
+            raise SessiondError("screen_unreadable", str(error)) from error
+        begun = _WITHOUT_EFFECT[self._broken] if self._broken else found.continuation
+        return replace(found, continuation=begun + self._held)
 
     # ---- inside ----
+
+    def _without_links(self, data: bytes) -> bytes:
+        """The data with hyperlinks made into sequences that nobody knows.
+
+        Where a few thousand linked cells are moved, the library panics (0.1.0-dev: "increaseCapacity
+        OutOfSpace") and ends the daemon with it, each time that the daemon reads the record.
+        """
+        text = self._held + data if self._held else data
+        self._held = b""
+        if b"\x1b" not in text:
+            return text
+        tail = _LINK_BEGUN.search(text, max(0, len(text) - 2 * _LONGEST_BEGINNING))
+        if tail is not None:
+            text = text[: tail.start()]
+            if len(tail[0]) <= _LONGEST_BEGINNING:
+                self._held = tail[0]
+            else:
+                text += b"\x18"
+        return _LINK.sub(b"\x1b]777777;", text)
 
     def _write(self, data: bytes) -> None:
         if self._broken and data != b"\x18":

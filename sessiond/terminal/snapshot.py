@@ -46,14 +46,6 @@ Colour = int | tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """A hyperlink; ``id`` is what the program called it, or empty."""
-
-    uri: bytes
-    id: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
     """One row of cells, without the default cells at its end; each is a word of 64 bits (see ``cell``).
 
@@ -64,7 +56,6 @@ class Row:
     plain: str | None
     wrapped: bool
     styles: Mapping[int, Style]
-    links: Mapping[int, Link]
     suffixes: Mapping[int, str]
     """What follows the first code point of a cell, by column."""
 
@@ -106,7 +97,6 @@ class ScreenState:
     cursor: Place
     saved: Place | None
     cursor_style: int
-    link: Link | None
     protected_mode: int
     keyboard: tuple[int, ...]
     """Kitty's keyboard flags: the stack up to its top."""
@@ -152,15 +142,15 @@ class TerminalState:
         return self.other if self.alternate and self.other is not None else self.primary
 
 
-def read(data: bytes) -> TerminalState:
-    """Parse a whole snapshot. Raises SnapshotError."""
+def read(data: bytes, history: int) -> TerminalState:
+    """Parse a whole snapshot, of what has scrolled off at least so many lines. Raises SnapshotError."""
     try:
-        return _read(memoryview(data))
+        return _read(memoryview(data), history)
     except (struct.error, IndexError, KeyError, UnicodeDecodeError, ValueError) as error:
         raise SnapshotError(f"the snapshot cannot be read: {error}") from error
 
 
-def _read(data: memoryview) -> TerminalState:
+def _read(data: memoryview, history: int) -> TerminalState:
     if bytes(data[:8]) != MAGIC or data[8] | data[9] << 8 != VERSION:
         raise SnapshotError("the emulator writes snapshots of another version")
     terminal: memoryview | None = None
@@ -183,11 +173,10 @@ def _read(data: memoryview) -> TerminalState:
         elif tag == _HISTORY:
             pages = histories.setdefault(payload[0] == 1, [])
         elif tag == _PAGE:
-            rows = _page(payload)
             if pages is None:
-                filling.extend(rows)
-            else:
-                pages.append(rows)
+                filling.extend(_page(payload))
+            elif sum(map(len, pages)) < history:
+                pages.append(_page(payload))
         elif tag == _CONTINUATION:
             continuation = bytes(payload)
         elif tag == _FINISH:
@@ -282,8 +271,6 @@ def _screen(data: memoryview) -> ScreenState:
             origin=bool(saved_flags & 4),
             charset=Charset.of(saved_charset),
         )
-        place += 23
-    link, _ = _link(data, place)
     return ScreenState(
         alternate=key == 1,
         cursor=Place(
@@ -296,7 +283,6 @@ def _screen(data: memoryview) -> ScreenState:
         ),
         saved=saved,
         cursor_style=cursor_style,
-        link=link,
         protected_mode=protected_mode,
         keyboard=keyboard,
     )
@@ -311,17 +297,13 @@ def _style(data: memoryview, place: int) -> Style:
     return Style(colours[0], colours[1], colours[2], flags)
 
 
-def _link(data: memoryview, place: int) -> tuple[Link | None, int]:
-    kind = data[place]
-    if kind == 0:
-        return None, place + 1
-    name = b""
-    if kind == 1:
+def _past_link(data: memoryview, place: int) -> int:
+    """Where a hyperlink of a page's table ends: no screen of ours has any, but the table may."""
+    if data[place] == 1:
         place += 5
     else:
-        name, place = _string(data, place + 1)
-    uri, place = _string(data, place)
-    return Link(uri, name), place
+        _, place = _string(data, place + 1)
+    return _string(data, place)[1]
 
 
 def _page(data: memoryview) -> list[Row]:
@@ -332,12 +314,8 @@ def _page(data: memoryview) -> list[Row]:
         [number] = struct.unpack_from("<H", data, place)
         styles[number] = _style(data, place + 2)
         place += 18
-    links: dict[int, Link] = {}
     for _ in range(link_count):
-        [number] = struct.unpack_from("<H", data, place)
-        link, place = _link(data, place + 2)
-        if link is not None:
-            links[number] = link
+        place = _past_link(data, place + 2)
     raw: list[tuple[Sequence[int], str | None, bool]] = []
     for _ in range(count):
         flags, cells = struct.unpack_from("<BH", data, place)
@@ -356,7 +334,7 @@ def _page(data: memoryview) -> list[Row]:
         suffixes.setdefault(row, {})[column] = suffix
         place += 4 * points
     return [
-        Row(words, plain, wrapped, styles, links, suffixes.get(number, {}))
+        Row(words, plain, wrapped, styles, suffixes.get(number, {}))
         for number, (words, plain, wrapped) in enumerate(raw)
     ]
 
@@ -379,7 +357,6 @@ class Cell:
     style: Style
     width: int = NARROW
     protected: bool = False
-    link: Link | None = None
 
 
 BLANK = Cell("", Style())
@@ -407,7 +384,7 @@ def _cell(row: Row, column: int, word: int) -> Cell:
         style = Style(background=(content & 0xFF, content >> 8 & 0xFF, content >> 16 & 0xFF))
     elif content:
         text = _printable(chr(content)) + row.suffixes.get(column, "")
-    return Cell(text, style, width, bool(word >> 44 & 1), row.links.get(word >> 48))
+    return Cell(text, style, width, bool(word >> 44 & 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,10 +406,7 @@ def runs(row: Row) -> list[Run | list[Cell]]:
             found.append([_cell(row, start + place, word) for place, word in enumerate(words)])
         else:
             style = row.styles.get(look & 0xFFFF, BLANK.style)
-            link = row.links.get(look >> 22)
-            found.append(
-                Run(_CONTROLS.sub("\ufffd", text), Cell("", style, NARROW, bool(look >> 18 & 1), link))
-            )
+            found.append(Run(_CONTROLS.sub("\ufffd", text), Cell("", style, NARROW, bool(look >> 18 & 1))))
         start += len(words)
     return found
 

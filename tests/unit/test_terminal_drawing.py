@@ -136,9 +136,9 @@ def place_of(place: Place | None) -> Place | None:
 def seen(cell: Cell) -> Any:
     """What is seen of a cell: empty ones look like spaces, and wide spaces like the ideographic one."""
     text = cell.text.replace("\u3000", " ")
-    if text in ("", " ") and not cell.width and not cell.style.flags and cell.link is None:
+    if text in ("", " ") and not cell.width and not cell.style.flags:
         return cell.style.background
-    return (text, cell.style, cell.width, cell.protected, cell.link) if cell.width != TAIL else ""
+    return (text, cell.style, cell.width, cell.protected) if cell.width != TAIL else ""
 
 
 def row_of(row: Row, *, last: bool = False) -> Any:
@@ -157,7 +157,7 @@ def screen_of(screen: ScreenState, *, behind: bool = False) -> Any:
         "keyboard": screen.keyboard,
     }
     if not behind:
-        facts |= {"cursor": place_of(screen.cursor), "style": screen.cursor_style, "link": screen.link}
+        facts |= {"cursor": place_of(screen.cursor), "style": screen.cursor_style}
     return facts
 
 

@@ -233,6 +233,24 @@ def test_garbage_is_borne(make: Make) -> None:
         screen.write_down(form, 10).content.encode()
 
 
+def test_links_are_left_out_and_cannot_end_the_process(make: Make) -> None:
+    fill = b"\x1b]8;;http://a/\x07" + b"\x1b[H" + b"x" * (250 * 250)
+    for link in (fill, fill.replace(b"]8", b"]\x028"), fill.replace(b"\x1b]", b"\x1b\x00]")):
+        screen = make(250, 250, 200)
+        screen.feed(link + b"\x1b[H\x1b[M\x1b[L\x1b[5S\x1b[5T")
+        screen.feed(b"\n" * 100 + link + b"\x1b[125;1H\x1b[M\x1b[L\x1bM")
+    bytewise = make()
+    for byte in b"\x1b]8;;http://a/\x1b\\text\x1b]8;;\x07 and \x1b]0;t\x1b\\more\x1b":
+        bytewise.feed(bytes([byte]))
+    assert bytewise.write_down("text").content.startswith("text and more\n")
+    assert bytewise.write_down("text").title == "t"
+    assert b"http" not in bytewise.drawing()
+    assert bytewise.drawing().endswith(b"\x1b")
+    bytewise.feed(b"]8;" + b"\x00" * 500)
+    bytewise.feed(b"\x1b" + b"\x00" * 500)
+    assert len(bytewise.drawing()) < 300
+
+
 def test_a_closed_screen_is_not_used(make: Make) -> None:
     screen = make()
     screen.close()
