@@ -141,6 +141,14 @@ class Replay:
             self.offset += len(data)
         return bytes(replies)
 
+    def skip(self, offset: int) -> None:
+        """Pass over what is no longer held."""
+        self.offset = max(self.offset, offset)
+
+    def note(self, offset: int, size: tuple[int, int]) -> None:
+        """A size that was given meanwhile, at an offset that no other passes."""
+        self._sizes.append((offset, size))
+
     def resized(self) -> None:
         """Give it the sizes that were noted up to where it is."""
         while self._sizes and self._sizes[0][0] <= self.offset:

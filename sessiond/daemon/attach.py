@@ -45,11 +45,12 @@ class Hub:
 
     # ---- output
 
-    def feed(self, data: bytes, before: int, after: int) -> None:
-        """Output came: it begins and ends at these offsets of the record."""
+    def feed(self, data: bytes, before: int, after: int, lost: bytes) -> None:
+        """Output came: it begins and ends at these offsets of the record; ``lost`` is in none."""
+        seen = data + lost if lost else data
         for viewer in self._viewers:
-            viewer.push(data, after)
-        self.screen.feed(data, before, answering=self._answerer is None)
+            viewer.push(seen, after)
+        self.screen.feed(data, before, answering=self._answerer is None, lost=lost)
 
     async def next(self, viewer: Viewer) -> pb.AttachAgentResponse:
         """What to tell a client next, as soon as there is something.

@@ -1,4 +1,4 @@
-"""The screen of a terminal that is written to now: made when it is needed, and let go of when it is not."""
+"""The screen of a terminal that is written to now: brought up to date when it is needed, and not before."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ from sessiond.terminal.queries import QueryScanner
 
 log = logging.getLogger(__name__)
 
-# Drawn anew after so much output: what is fed again after a kill is a tenth of a second's work.
-_EVERY = 16 << 20
-# What a screen that is being made is behind by is fed in a thread, and by the loop once it is so little.
-_LAST_STEP = 256 * 1024
+# A screen that is further behind is brought on in the background: what is fed again after a kill is bounded.
+_BEHIND = 32 << 20
+# So much is fed by the loop itself, some milliseconds' work; more by a thread.
+_SHORT = 256 * 1024
 _STEP = 8 << 20
+# After so many steps that were not enough the program waits for the last: it prints faster than it is drawn.
+_STEPS = 3
+# A drawing is kept where no more than this has to be fed for it.
+_KEEP = 1 << 20
 # A screen costs memory, making it anew time: so many seconds after it was last needed it is let go of.
 _IDLE = 30.0
 
 
 class LiveScreen:
-    """Follows one record; answers device queries where nobody else does, never those of the past."""
+    """Follows one record; answers device queries where nobody else does, never those of the past.
+
+    ``pause`` has the terminal's output wait, or go on. All but ``get`` and ``close`` returns at once.
+    """
 
     def __init__(
         self,
@@ -36,6 +43,7 @@ class LiveScreen:
         scrollback: int,
         size: tuple[int, int],
         answer: Callable[[bytes], object],
+        pause: Callable[[bool], None],
     ) -> None:
         self._folder = folder
         self._record = record
@@ -43,78 +51,87 @@ class LiveScreen:
         self._scrollback = scrollback
         self._size = size
         self._answer = answer
-        self._screen: Screen | None = None
+        self._pause = pause
+        self._replay: Replay | None = None
         self._scanner: QueryScanner | None = None
-        # From here on nobody has answered what was asked, and a screen is being made that will.
+        # From here on nobody has answered what was asked.
         self._owed: int | None = None
-        self._building: asyncio.Task[None] | None = None
-        # Up to where it was fed since it was last written down, or made; and what was written down.
-        self._drawn = 0
+        # Brings the screen up to date in a thread; meanwhile nobody else may touch it.
+        self._task: asyncio.Task[None] | None = None
         self._kept: int | None = None
         self._holders = 0
         self._idle: asyncio.TimerHandle | None = None
         self._closed = False
 
-    # ---- following
+    # ---- output
 
-    @property
-    def live(self) -> bool:
-        """Whether it must be fed with all output."""
-        return self._screen is not None
-
-    def feed(self, data: bytes, before: int, *, answering: bool) -> None:
-        """Take output that came at the offset ``before``; ``answering``, as the only one who can."""
-        if self._screen is not None:
-            self._follow(self._screen, data, answering)
-        elif answering:
+    def feed(self, data: bytes, before: int, *, answering: bool, lost: bytes = b"") -> None:
+        """Output came at the offset ``before``, of which ``lost`` is not in the record; ``answering``, as the
+        only one who can."""
+        if lost:
+            self._feed_lost(lost, answering=answering)
+        if not answering:
+            self._scanner = None
+        else:
             if self._scanner is None:
                 self._scanner = QueryScanner()
             if self._scanner.feed(data) and self._owed is None:
                 self._owed = before
-                self._build()
+                self._catch_up()
+        if self._replay is not None and self._behind > _BEHIND:
+            self._catch_up()
 
-    def _follow(self, screen: Screen, data: bytes, answering: bool) -> None:
+    def _feed_lost(self, data: bytes, *, answering: bool) -> None:
+        """What is not recorded is seen now or never."""
+        replay = self._replay
+        if replay is None or self._task is not None or self._behind > _KEEP:
+            return
         try:
-            replies = screen.feed(data)
-        except Exception:
-            # A library's fault must not keep the program's output from anybody: the screen is made anew when
-            # it is next needed.
-            log.exception("the emulator of agent %s failed", self._folder.agent)
-            self._drop()
+            replay.advance(self._record.end)
+            replies = replay.screen.feed(data)
+        except Exception:  # noqa: BLE001 - told in the log
+            self._failed()
             return
         if answering and replies:
             self._answer(replies)
-            self._used()
-        if self._record.end - self._drawn >= _EVERY:
-            self.keep()
+
+    @property
+    def _behind(self) -> int:
+        return 0 if self._replay is None else self._record.end - self._replay.offset
 
     def resize(self, columns: int, rows: int) -> None:
         """Follow the terminal's size."""
         self._size = columns, rows
-        if self._screen is not None:
-            self._screen.resize(columns, rows)
+        if self._replay is not None:
+            self._replay.note(self._record.end, self._size)
 
     # ---- being needed
 
     async def get(self) -> Screen:
         """The screen, true up to the end of the record until the loop turns.
 
-        Raises Conflict `agent_ended` when the terminal is closed meanwhile.
+        Raises Conflict `agent_ended` when the terminal is closed meanwhile, NotFound `record_gone`.
         """
-        while self._screen is None:
-            if self._closed:
+        while True:
+            task = self._catch_up()
+            replay = self._replay
+            if task is None and replay is not None:
+                self._used()
+                return replay.screen
+            if self._closed or task is None:
                 raise Conflict("agent_ended", "the agent has ended", hint="sessionctl screen shows its last")
-            await asyncio.shield(self._build())
-        self._used()
-        return self._screen
+            await asyncio.shield(task)
 
     def hold(self) -> None:
-        """Keep it live until ``release``, once for each call."""
+        """Keep it until ``release``, once for each call."""
         self._holders += 1
 
     def release(self) -> None:
         """End one ``hold``."""
         self._holders -= 1
+        if not self._holders and self._replay is not None:
+            # So that a drawing of it can be kept.
+            self._catch_up()
         self._used()
 
     def cut(self) -> bytes:
@@ -128,79 +145,116 @@ class LiveScreen:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-        if not self._holders and self._screen is not None:
+        if not self._holders and self._replay is not None and not self._closed:
             self._idle = asyncio.get_running_loop().call_later(_IDLE, self._forget)
 
     def _forget(self) -> None:
         self._idle = None
+        if self._task is not None:
+            self._used()
+            return
         self.keep()
         self._drop()
 
     def _drop(self) -> None:
-        if self._screen is not None:
-            self._screen.close()
-            self._screen = None
-
-    # ---- making it
-
-    def _build(self) -> asyncio.Task[None]:
-        if self._building is None:
-            self._building = asyncio.create_task(self._make(), name=f"screen of {self._folder.agent}")
-            self._building.add_done_callback(self._built)
-        return self._building
-
-    def _built(self, task: asyncio.Task[None]) -> None:
-        self._building = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # Who waits for it is told besides; a query may have nobody who waits.
-            log.warning("the screen of agent %s cannot be made: %s", self._folder.agent, error)
-            self._owed = None
-
-    async def _make(self) -> None:
-        replay = await asyncio.to_thread(
-            Replay, self._folder, self._make_screen, *self._size, self._scrollback
-        )
-        try:
-            while not self._closed:
-                answering = self._owed is not None and replay.offset >= self._owed
-                until = self._record.end if self._owed is None or answering else self._owed
-                if replay.offset >= until and until == self._record.end:
-                    break
-                if until - replay.offset <= _LAST_STEP:
-                    replies = replay.advance(until)
-                else:
-                    until = min(until, replay.offset + _STEP)
-                    replies = await asyncio.to_thread(replay.advance, until)
-                if answering and replies and not self._closed:
-                    self._answer(replies)
-                if replay.offset < until:
-                    break
-            if self._closed:
-                replay.screen.close()
-                return
-            replay.screen.resize(*self._size)
-        except BaseException:
-            replay.screen.close()
-            raise
-        finally:
+        replay, self._replay = self._replay, None
+        if replay is not None:
             replay.close()
-        self._screen = replay.screen
-        self._scanner = None
-        self._owed = None
-        self._drawn = replay.offset
-        self._used()
+            replay.screen.close()
+
+    # ---- catching up
+
+    def _catch_up(self) -> asyncio.Task[None] | None:
+        """Bring the screen up to date; returns who does that where it is not done at once."""
+        if self._task is None and not self._closed:
+            if self._replay is not None and self._behind <= _SHORT:
+                try:
+                    self._advance(self._replay)
+                except Exception:  # noqa: BLE001 - told in the log
+                    self._failed()
+                else:
+                    return None
+            self._task = asyncio.create_task(self._run(), name=f"screen of {self._folder.agent}")
+            self._task.add_done_callback(self._done)
+        return self._task
+
+    def _advance(self, replay: Replay) -> None:
+        """Feed the last of it, and answer what is owed."""
+        replay.skip(self._record.start)
+        if self._owed is not None:
+            replay.advance(self._owed)
+        replies = replay.advance(self._record.end)
+        replay.resized()
+        if self._owed is not None:
+            self._owed = None
+            if replies:
+                self._answer(replies)
+                self._used()
+
+    def _failed(self) -> None:
+        """A library's fault must not keep the program's output from anybody: the screen is made anew."""
+        log.exception("the emulator of agent %s failed", self._folder.agent)
+        self._drop()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if task.cancelled():
+            # The process ends; a thread may still be at it.
+            return
+        self._pause(False)
+        if task.exception() is not None:
+            # Who waits for it is told besides; what asked may have nobody who waits.
+            log.warning(
+                "the screen of agent %s cannot be made", self._folder.agent, exc_info=task.exception()
+            )
+            self._owed = None
+            self._drop()
+        if self._closed:
+            self._drop()
+
+    async def _run(self) -> None:
+        if self._replay is None:
+            replay = await asyncio.to_thread(
+                Replay, self._folder, self._make_screen, *self._size, self._scrollback
+            )
+            # Its sizes are those that were noted by then: the last one cannot be noted twice too often.
+            replay.note(self._record.end, self._size)
+            self._replay = replay
+        replay = self._replay
+        steps = 0
+        while not self._closed and self._behind > _SHORT:
+            steps += 1
+            self._pause(steps > _STEPS)
+            replay.skip(self._record.start)
+            answering = self._owed is not None and replay.offset >= self._owed
+            until = self._record.end if self._owed is None or answering else self._owed
+            until = min(until, replay.offset + _STEP)
+            offset = replay.offset
+            replies = await asyncio.to_thread(replay.advance, until)
+            if answering and replies and not self._closed:
+                self._answer(replies)
+            if replay.offset == offset < until:
+                raise OSError("the record is shorter than it was")
+        if not self._closed:
+            self._advance(replay)
+            self._used()
 
     # ---- ending
 
     def keep(self) -> None:
         """Write down the screen, so that it need not be made from the beginning of the record again."""
-        if self._screen is None or self._record.end == self._kept:
+        replay, end = self._replay, self._record.end
+        if replay is None or self._task is not None or end == self._kept or self._behind > _KEEP:
             return
-        self._drawn = self._kept = self._record.end
-        columns, rows = self._screen.size
-        offset = self._record.end - len(self.cut())
-        drawing = self._screen.drawing(self._scrollback)
-        write_checkpoint(self._folder, Checkpoint(offset, columns, rows, drawing))
+        try:
+            self._advance(replay)
+            columns, rows = replay.screen.size
+            drawing = replay.screen.drawing(self._scrollback)
+        except Exception:  # noqa: BLE001 - told in the log
+            self._failed()
+            return
+        self._kept = end
+        write_checkpoint(self._folder, Checkpoint(end - len(self.cut()), columns, rows, drawing))
 
     async def close(self) -> None:
         """Free it, and return when no thread works at it. Idempotent."""
@@ -208,6 +262,6 @@ class LiveScreen:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
+        if self._task is not None:
+            await asyncio.wait([self._task])
         self._drop()
-        if self._building is not None:
-            await asyncio.wait([self._building])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sessiond.agents.checkpoint import MakeScreen
@@ -49,7 +50,9 @@ class Terminal:
         pipe: int,
         settings: TerminalSettings,
         make_screen: MakeScreen,
+        look: Callable[[Terminal], None],
     ) -> None:
+        """``look`` has it given a turn soon."""
         self.agent = agent
         self.master = master
         self.record = record
@@ -57,12 +60,16 @@ class Terminal:
         # Nobody has the slave open, and all that was written to it was read.
         self.hung = False
         self.closed = False
+        self._paused = False
+        self._look = look
         self._pipe = pipe
         self._slave = -1
         self._ending: asyncio.Task[None] | None = None
         size = pty.get_size(master)
         self._keyboard = Keyboard(master)
-        self._screen = LiveScreen(folder, record, make_screen, settings.scrollback, size, self._keyboard.put)
+        self._screen = LiveScreen(
+            folder, record, make_screen, settings.scrollback, size, self._keyboard.put, self._pause
+        )
         self.hub = Hub(
             self._screen,
             self._keyboard,
@@ -84,7 +91,7 @@ class Terminal:
 
     def turn(self) -> bool:
         """Move some output on its way; returns whether there may be more."""
-        if self.closed:
+        if self.closed or self._paused:
             return False
         moved, dry, hung = pty.move(self.master, self._pipe, _PIECES)
         self.hung = hung
@@ -94,6 +101,12 @@ class Terminal:
                 self.grew.fire()
             return False
         return not hung
+
+    def _pause(self, yes: bool) -> None:
+        """Leave output where it is for a moment, or go on."""
+        if self._paused and not yes and not self.closed:
+            self._look(self)
+        self._paused = yes
 
     def settle(self) -> int:
         """Bring all that the pipe holds into the record and to those who look; returns how much it was."""
@@ -107,7 +120,7 @@ class Terminal:
             after = self.record.end
             data = self.record.read(before, after - before)
             # What could not be recorded is seen all the same.
-            self.hub.feed(data + taken.data if taken.data else data, before, after)
+            self.hub.feed(data, before, after, taken.data or b"")
             if not taken.more:
                 break
         if total:
@@ -149,10 +162,7 @@ class Terminal:
             return
         if ended:
             self.record.ended()
-        try:
-            self._screen.keep()
-        except SessiondError as error:
-            log.warning("the screen of agent %s is not kept: %s", self.agent, error.message)
+        self._screen.keep()
         self.closed = True
         self._keyboard.close()
         self.let_go()

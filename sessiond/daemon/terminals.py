@@ -112,7 +112,9 @@ class Terminals:
     def _take_in(self, spec: AgentSpec, folder: AgentFolder, master: int, pipe: int) -> Terminal:
         record = Record.open(folder, self._limits)
         try:
-            terminal = Terminal(spec.id, folder, record, master, pipe, self._settings, self._make_screen)
+            terminal = Terminal(
+                spec.id, folder, record, master, pipe, self._settings, self._make_screen, self._look
+            )
             self._watch(terminal)
         except BaseException:
             record.close()

@@ -106,9 +106,9 @@ class Case:
         self.programs: list[subprocess.Popen[bytes]] = []
         self.again()
 
-    def again(self) -> None:
+    def again(self, limits: RecordLimits = LIMITS) -> None:
         """A new life of the daemon."""
-        self.terminals = Terminals(self.store.passed_on(), LIMITS, SETTINGS, make_screen)
+        self.terminals = Terminals(self.store.passed_on(), limits, SETTINGS, make_screen)
         self.roster = Roster(Book(SESSION, self.folder.path, self.folder.runtime), Streams())  # type: ignore[arg-type]
         self.roster.entries[AGENT] = Entry(self.spec, self.folder)
         self.views = Views(self.roster, lambda: self.terminals, _no_outputs, SETTINGS, make_screen)

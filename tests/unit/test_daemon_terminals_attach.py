@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sessiond.agents.bounds import RecordLimits
 from sessiond.daemon import viewer
 from sessiond.errors import Conflict, InvalidArgument, SessiondError, Unreachable
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
@@ -337,3 +338,53 @@ async def test_lines_of_a_terminal(one: Case) -> None:
     found = await one.views.read_output(pb.ReadOutputRequest(agent=AGENT, last=2))
     assert [line.text for line in found.lines] == ["b", "c"]
     assert found.has_more
+
+
+async def test_what_is_not_recorded_for_want_of_disk_is_seen(one: Case) -> None:
+    one.again(RecordLimits(limit=1 << 20, total=1 << 30, low_disk=1 << 60))
+    path = await one.open()
+    async with attached(one) as client:
+        await client.screen()
+        one.run(path, ECHO)
+        await client.until(b"ready")
+        client.say(input=b"a")
+        await client.until(b"<61>")
+        assert one.record == b""
+        assert one.terminals.facts(AGENT).problem == "disk_low"
+        screen = await one.views.get_screen(pb.GetScreenRequest(agent=AGENT))
+        assert "<61>" in screen.content
+
+
+async def test_a_screen_far_behind_is_brought_up_to_date_while_a_flood_goes_on(one: Case) -> None:
+    one.run(await one.open(), "while True: os.write(1, b'%079d\\r\\n' % 1 * 100)")
+    terminal = one.terminals.get(AGENT)
+    assert terminal is not None
+    async with attached(one) as client:
+        await client.screen()
+        await terminal.grew.until(lambda: terminal.record.end > (4 << 20) or None)
+        screen = await one.views.get_screen(pb.GetScreenRequest(agent=AGENT))
+        assert screen.content.startswith("0" * 78 + "1\n")
+        before = terminal.record.end
+        await terminal.grew.until(lambda: terminal.record.end > before + (1 << 20) or None)
+
+
+async def test_an_emulator_that_fails_keeps_no_output_back(
+    one: Case, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one.run(await one.open(), ECHO)
+    await one.grown(b"ready")
+    async with attached(one) as client:
+        await client.screen()
+
+        def fail(*_: object) -> bytes:
+            raise RuntimeError("a bug of the library")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("sessiond.agents.checkpoint.Replay.advance", fail)
+            client.say(input=b"a")
+            await client.until(b"<61>")
+            with pytest.raises(RuntimeError):
+                await one.views.get_screen(pb.GetScreenRequest(agent=AGENT))
+        assert "emulator" in caplog.text
+        screen = await one.views.get_screen(pb.GetScreenRequest(agent=AGENT))
+        assert "ready<61>" in screen.content
