@@ -8,6 +8,8 @@ from sessiond.cli.agents import agent, agent_target
 from sessiond.cli.app import App
 from sessiond.cli.verb import verb
 
+# The most lines that can be asked for; a setting of the daemon bounds what there is.
+SCROLLBACK = 100_000
 POLICIES = ("last-active", "smallest", "fixed")
 
 
@@ -25,7 +27,7 @@ sessionctl attach claude --size-policy smallest
 @click.option("--read-only", is_flag=True, help="Only look: nothing is typed, no size is changed.")
 @click.option(
     "--scrollback",
-    type=click.IntRange(0, 100_000),
+    type=click.IntRange(0, SCROLLBACK),
     default=0,
     metavar="N",
     help="Show so many lines first that left the screen.",

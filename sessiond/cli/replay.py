@@ -182,7 +182,8 @@ class _Player:
                         idle = (now - max(last, first + int(start * 1e9))) / 1e9
                         await self._wait(idle if limit is None else min(idle, limit))
                     last = max(last, now)
-                await self._out.write(piece.data if self._found.tty else self._lines(piece.data))
+                data = piece.data if self._found.tty else self._lines(piece.data)
+                await (self._terminal.show(data) if self._terminal is not None else self._out.write(data))
                 shown += len(piece.data)
 
     def _lines(self, data: bytes) -> bytes:

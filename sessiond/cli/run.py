@@ -328,12 +328,14 @@ def _made(app: App, method: Any, request: Any, verb_: str) -> str:
 
 def _stay(app: App, agent: Any, *, terminal: bool) -> None:
     """Stay with an agent until it ends or is left, and take its exit code."""
+    from sessiond.cli.attach import SCROLLBACK
     from sessiond.cli.terminal import attach, stream_plain
 
     name = shown_name(app.agent(agent))
     try:
         if terminal:
-            outcome = attach(app, agent.session, agent.id, ended_too=True)
+            # All that it printed before we were there, as if we had been.
+            outcome = attach(app, agent.session, agent.id, ended_too=True, scrollback=SCROLLBACK)
         else:
             outcome = stream_plain(app, agent.session, agent.id)
     except SessiondError:

@@ -330,9 +330,10 @@ class _Attached:
             while message is not None:
                 kind = message.WhichOneof("message")
                 if kind == "output":
-                    await self._out.write(message.output.data)
+                    await self._terminal.show(message.output.data)
                 elif kind == "screen":
-                    await self._out.write(self._terminal.fresh() + message.screen.data)
+                    await self._out.write(self._terminal.fresh())
+                    await self._terminal.show(message.screen.data)
                 elif kind == "ended":
                     return message.ended
                 message = await conversation.hear()

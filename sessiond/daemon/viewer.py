@@ -30,6 +30,7 @@ class Viewer:
         self.resized: Size | None = None
         self.last: pb.AttachAgentResponse | None = None
         self.error: SessiondError | None = None
+        self.left = False
         self._raw = False
         self._filter: QueryFilter | None = None
         self._queue: deque[bytes] = deque()
@@ -39,8 +40,8 @@ class Viewer:
 
     def push(self, data: bytes, offset: int) -> None:
         """Output that ends at an offset of the record."""
-        if self.wants_screen:
-            # Which will show it.
+        if self.wants_screen or self.left:
+            # The screen will show it, or nobody will look.
             return
         if not self._raw:
             if self._filter is None:
@@ -93,6 +94,15 @@ class Viewer:
         self.last = self.last or last
         self.error = self.error or error
         self._wake.set()
+
+    def leave(self) -> None:
+        """The client has said its last: it is told no more than a screen that it waits for."""
+        if self.last is not None:
+            return
+        self.left = True
+        self._queue.clear()
+        self._bytes = 0
+        self.end(pb.AttachAgentResponse())
 
     def output(self) -> pb.AttachAgentResponse | None:
         """The next message of output, None where nothing waits."""

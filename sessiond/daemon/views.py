@@ -91,6 +91,8 @@ class Views:
             stack.push_async_callback(_end, typing)
             while True:
                 message = await terminal.hub.next(viewer)
+                if viewer.left and message is viewer.last:
+                    return
                 yield message
                 if message is viewer.last:
                     return
@@ -279,6 +281,8 @@ async def _typed(terminal: Terminal, viewer: Viewer, requests: AsyncIterator[pb.
         return
     except SessiondError as error:
         viewer.end(error=error)
+    else:
+        viewer.leave()
 
 
 async def _end(task: asyncio.Task[None]) -> None:
