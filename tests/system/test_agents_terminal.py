@@ -1,0 +1,189 @@
+"""Terminals on a real systemd: no byte is lost or doubled, whenever their daemon is killed."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+
+from sessiond.errors import Unreachable
+from sessiond.rpc._generated.v1 import agents_pb2 as pb
+from tests.system.agents_case import Crew, crew_of, state
+from tests.system.product import Product, until
+
+KILLS = 20
+# Bytes must have flowed within so many seconds before and after a kill, or it is no test.
+NEAR = 0.05
+
+# Numbered lines that tell when they were written, for ever, until a file says to stop; what was written is
+# kept beside. Slow enough for the kernel's buffer to outlast a kill: one that is blocked proves nothing.
+FLOOD = """
+import os, sys, time, tty
+tty.setraw(1)
+own = open(sys.argv[1], "wb")
+number = 0
+while not os.path.exists(sys.argv[2]):
+    lines = []
+    for _ in range(40):
+        lines.append(b"%010d %020d\\n" % (number, time.monotonic_ns()))
+        number += 1
+    data = b"".join(lines)
+    own.write(data)
+    while data:
+        data = data[os.write(1, data):]
+    time.sleep(0.001)
+own.close()
+"""
+
+
+@pytest.fixture
+def crew(product: Product) -> Iterator[Crew]:
+    """The agents of a session that is active."""
+    with crew_of(product, product.started()["id"]) as made:
+        yield made
+
+
+def test_a_kill_at_any_moment_of_a_flood_loses_and_doubles_nothing(crew: Crew) -> None:
+    host = crew.product.host
+    folder = crew.product.row(crew.session)["path"]
+    own, stop = f"{folder}/own", f"{folder}/stop"
+    agent = crew.run(sys.executable, "-S", "-c", FLOOD, own, stop, tty=True)
+    record = host.path(f"{crew.folder(agent)}/record")
+    kills: list[int] = []
+
+    def grown() -> bool:
+        before = record.stat().st_size
+        return until(lambda: record.stat().st_size > before, "the record to grow")
+
+    for _ in range(KILLS * 2):
+        grown()
+        pid = host.outer_pid(crew.product.pid(crew.session))
+        grown()
+        os.kill(pid, signal.SIGKILL)
+        kills.append(time.monotonic_ns())
+        until(partial(_gone, pid), "the daemon to be dead")
+        until(partial(_answers, crew, agent.id), "a new daemon to answer")
+        if len(kills) % KILLS == 0 and len(_counted(record.read_bytes(), kills)) >= KILLS:
+            break
+    host.path(stop).touch()
+    ended = crew.wait(agent.id)
+    assert (state(ended), ended.exit_status) == ("completed", 0)
+    printed, recorded = host.path(own).read_bytes(), record.read_bytes()
+    # Told by numbers first: a difference of megabytes is no message.
+    numbers = [int(line.split()[0]) for line in recorded.splitlines()]
+    assert numbers == list(range(len(numbers)))
+    assert recorded == printed
+    assert ended.record_bytes == len(recorded)
+    assert len(_counted(recorded, kills)) >= KILLS
+
+
+def _answers(crew: Crew, agent: str) -> bool:
+    try:
+        crew.get(agent)
+    except Unreachable:
+        # The channel has not noticed yet that the old one is gone.
+        return False
+    return True
+
+
+def _gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def _counted(recorded: bytes, kills: list[int]) -> list[int]:
+    """The kills around which lines were written on either side."""
+    times = [int(line[11:31]) for line in recorded.splitlines() if len(line) == 31]
+    near = int(NEAR * 1e9)
+    return [
+        kill
+        for kill in kills
+        if any(kill - near <= one < kill for one in times)
+        and any(kill <= one <= kill + near for one in times)
+    ]
+
+
+class Attached:
+    """One client of a terminal over the daemon's socket."""
+
+    def __init__(self, crew: Crew, agent: str, **start: Any) -> None:
+        self._said: queue.Queue[pb.AttachAgentRequest | None] = queue.Queue()
+        self.say(session=crew.session, start=pb.AttachStart(agent=agent, **start))
+        self._call = crew.stub.AttachAgent(iter(self._said.get, None), wait_for_ready=True, timeout=60)
+        self.screen = next(self._call).screen
+        self.seen = b""
+
+    def say(self, **message: Any) -> None:
+        """Send a message."""
+        self._said.put(pb.AttachAgentRequest(**message))
+
+    def until(self, what: bytes) -> None:
+        """Read until the output holds it."""
+        while what not in self.seen:
+            self.seen += next(self._call).output.data
+
+    def last(self) -> pb.AttachAgentResponse:
+        """The last message."""
+        *_, last = self._call
+        assert isinstance(last, pb.AttachAgentResponse)
+        return last
+
+    def close(self) -> None:
+        """Hang up."""
+        self._said.put(None)
+        self._call.cancel()
+
+
+def test_clients_come_back_to_the_same_screen_after_a_kill(crew: Crew) -> None:
+    # Tells its size when that changes, and what is typed: bash runs a trap once it has read a line.
+    script = 'trap "stty size" WINCH; echo ready; while read -r line; do echo "<$line>"; done; exit 3'
+    agent = crew.run("bash", "-c", script, tty=True, columns=100, rows=30)
+    crew.printed(agent.id, "ready")
+    first = Attached(crew, agent.id, size=pb.TerminalSize(columns=100, rows=30))
+    second = Attached(crew, agent.id, read_only=True)
+    first.say(input=b"one\n")
+    first.until(b"<one>")
+    second.until(b"<one>")
+    assert crew.get(agent.id).clients == 2
+    pid = crew.kill_daemon()
+    for client in (first, second):
+        with pytest.raises((grpc.RpcError, StopIteration)):
+            client.until(b"never")
+        client.close()
+    again = Attached(crew, agent.id, size=pb.TerminalSize(columns=90, rows=20))
+    assert b"<one>" in again.screen.data
+    again.say(input=b"two\n")
+    again.until(b"<two>")
+    again.until(b"20 90")
+    again.say(input=b"\x04")
+    last = again.last()
+    assert (last.ended.exit_status, last.ended.id) == (3, agent.id)
+    again.close()
+    assert crew.product.pid(crew.session) == pid
+    screen = crew.call("GetScreen", agent=agent.id)
+    assert "<two>" in screen.content
+    assert (screen.size.columns, screen.size.rows) == (90, 20)
+
+
+def test_a_restart_of_the_daemon_keeps_the_screen_and_drops_no_terminal(crew: Crew) -> None:
+    agent = crew.sh("printf '\\033[?1049h\\033[2J\\033[3;5Hin the alternate screen'; sleep 1000", tty=True)
+    until(lambda: "alternate" in crew.call("GetScreen", agent=agent.id).content, "the screen")
+    before = crew.call("GetScreen", agent=agent.id, format=pb.SCREEN_FORMAT_ANSI)
+    assert before.alternate
+    pid = crew.product.pid(crew.session)
+    crew.product.host.systemctl("restart", f"sessiond-session@{crew.session}.service")
+    crew.product.new_pid(crew.session, besides=pid)
+    assert crew.call("GetScreen", agent=agent.id, format=pb.SCREEN_FORMAT_ANSI) == before
+    assert state(crew.get(agent.id)) == "running"
+    assert state(crew.kill(agent.id)) == "terminated"
