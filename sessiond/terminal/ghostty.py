@@ -193,23 +193,42 @@ class GhosttyScreen:
         if self._terminal is not None and self._unfinished and not self._continued():
             # Too long to be told to a viewer, and for any use: it is broken off here, and its rest with it.
             self._broken = self._unfinished
-            self._write(b"\x18")
+            self._take(b"\x18")
+        try:
+            found = read(self._snapshot(), history)
+        except SnapshotError:
+            self._mend()
+            try:
+                found = read(self._snapshot(), history)
+            except SnapshotError as error:
+                raise SessiondError("screen_unreadable", str(error)) from error
+        begun = _WITHOUT_EFFECT[self._broken] if self._broken else found.continuation
+        return replace(found, continuation=begun + self._held)
+
+    # ---- inside ----
+
+    def _snapshot(self) -> bytes:
         sink = _Sink()
         handle = ffi.new_handle(sink)
         writer = ffi.new("GhosttyWriter*", {"write": _collect, "userdata": handle})
         result = lib.ghostty_snapshot_encode(self._open(), writer[0])
         if result != lib.GHOSTTY_SUCCESS:
-            raise SessiondError(
-                "screen_unreadable", f"the terminal emulator cannot tell its state ({result})"
-            )
-        try:
-            found = read(bytes(sink.data), history)
-        except SnapshotError as error:
-            raise SessiondError("screen_unreadable", str(error)) from error
-        begun = _WITHOUT_EFFECT[self._broken] if self._broken else found.continuation
-        return replace(found, continuation=begun + self._held)
+            raise SnapshotError(f"the terminal emulator cannot tell its state ({result})")
+        return bytes(sink.data)
 
-    # ---- inside ----
+    def _mend(self) -> None:
+        """Write the screen anew from what is seen of it: the library holds cells that it will not tell.
+
+        It gets there by a wide character in a terminal of one column that was made wider and narrow again.
+        """
+        options = _sized("GhosttyFormatterTerminalOptions")
+        options.emit = lib.GHOSTTY_FORMATTER_FORMAT_VT
+        options.extra.modes = options.extra.screen.cursor = options.extra.screen.style = True
+        seen = self._formatted(options)
+        lib.ghostty_terminal_reset(self._open())
+        self._fit(self._columns, self._rows)
+        self._take(seen)
+        self._replies.clear()
 
     def _without_links(self, data: bytes) -> bytes:
         """The data with hyperlinks made into sequences that nobody knows.
@@ -231,12 +250,15 @@ class GhosttyScreen:
         return _LINK.sub(b"\x1b]777777;", text)
 
     def _write(self, data: bytes) -> None:
-        if self._broken and data != b"\x18":
+        if self._broken:
             end = _REST[self._broken].search(data)
             if end is None:
                 return
             data = data[end.start() + (end[0] not in b"\x1b\x18\x1a") :]
             self._broken = b""
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
         lib.ghostty_terminal_vt_write(self._open(), ffi.from_buffer(data), len(data))
         ground = ffi.new("bool*")
         lib.ghostty_terminal_get(self._terminal, lib.GHOSTTY_TERMINAL_DATA_VT_GROUND, ground)
@@ -319,21 +341,22 @@ class GhosttyScreen:
         options = _sized("GhosttyFormatterTerminalOptions")
         options.emit = lib.GHOSTTY_FORMATTER_FORMAT_HTML
         options.selection = selection
-        options.extra.palette = False
+        return self._formatted(options).decode(errors="replace") + "\n"
+
+    def _formatted(self, options: Any) -> bytes:
         formatter = ffi.new("GhosttyFormatter*")
         result = lib.ghostty_formatter_terminal_new(ffi.NULL, formatter, self._open(), options[0])
-        if result != lib.GHOSTTY_SUCCESS:
-            raise SessiondError("screen_unreadable", f"the terminal emulator cannot write HTML ({result})")
-        sink = _Sink()
-        handle = ffi.new_handle(sink)
-        try:
+        if result == lib.GHOSTTY_SUCCESS:
+            sink = _Sink()
+            handle = ffi.new_handle(sink)
             writer = ffi.new("GhosttyWriter*", {"write": _collect, "userdata": handle})
             result = lib.ghostty_formatter_format(formatter[0], writer[0])
-        finally:
             lib.ghostty_formatter_free(formatter[0])
         if result != lib.GHOSTTY_SUCCESS:
-            raise SessiondError("screen_unreadable", f"the terminal emulator cannot write HTML ({result})")
-        return sink.data.decode(errors="replace") + "\n"
+            raise SessiondError(
+                "screen_unreadable", f"the terminal emulator cannot show its cells ({result})"
+            )
+        return bytes(sink.data)
 
     def _total_rows(self) -> int:
         total = ffi.new("size_t*")

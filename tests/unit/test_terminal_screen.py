@@ -233,6 +233,15 @@ def test_garbage_is_borne(make: Make) -> None:
         screen.write_down(form, 10).content.encode()
 
 
+def test_a_screen_that_the_library_will_not_tell_is_mended(make: Make) -> None:
+    screen = make(1, 1, 200)
+    screen.feed("\x1b[?40h\x1b[?3h\x1b[?1049h\x1bJ😀".encode())
+    assert screen.drawing()
+    screen.resize(20, 5)
+    screen.feed(b"\x1b[Hgoes on")
+    assert screen.write_down("text").content.startswith("goes on")
+
+
 def test_links_are_left_out_and_cannot_end_the_process(make: Make) -> None:
     fill = b"\x1b]8;;http://a/\x07" + b"\x1b[H" + b"x" * (250 * 250)
     for link in (fill, fill.replace(b"]8", b"]\x028"), fill.replace(b"\x1b]", b"\x1b\x00]")):
