@@ -109,7 +109,7 @@ class Replay:
         if kept is not None and kept.offset > end:
             kept = None
         index = _Index.read(folder.index, lambda start: max(start, kept.offset if kept else end - MOST))
-        self.offset = min(index.offset, end)
+        self.offset = self.begun = min(index.offset, end)
         self._sizes = index.sizes
         try:
             if kept is not None:

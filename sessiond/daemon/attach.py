@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sessiond.daemon.keyboard import Keyboard
-from sessiond.daemon.screens import LiveScreen
+from sessiond.daemon.screens import QUICK, LiveScreen
 from sessiond.daemon.viewer import Size, Viewer
 from sessiond.errors import SessiondError
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
@@ -75,20 +75,21 @@ class Hub:
 
     async def _drawing(self, viewer: Viewer) -> pb.AttachAgentResponse:
         screen = await self.screen.get()
-        # From here to the end within one turn of the loop: nothing comes between screen and output.
+        # From here on within one turn of the loop: nothing comes between screen and output.
         cut = self.screen.cut()
         offset = self._end()
         columns, rows = self.size
-        message = pb.AttachAgentResponse(
-            screen=pb.AttachScreen(
-                data=screen.drawing(viewer.scrollback),
-                size=pb.TerminalSize(columns=columns, rows=rows),
-                offset=offset - len(cut),
-                behind=viewer.behind,
-            )
+        message = pb.AttachScreen(
+            size=pb.TerminalSize(columns=columns, rows=rows), offset=offset - len(cut), behind=viewer.behind
         )
+        scrollback = viewer.scrollback
+        # What comes while it is drawn follows it.
         viewer.drawn(cut, offset)
-        return message
+        if scrollback <= QUICK:
+            message.data = screen.drawing(scrollback)
+        else:
+            message.data = await self.screen.exclusively(lambda screen: screen.drawing(scrollback))
+        return pb.AttachAgentResponse(screen=message)
 
     # ---- clients
 

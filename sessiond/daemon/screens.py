@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from sessiond.agents.checkpoint import Checkpoint, MakeScreen, Replay, write_checkpoint
 from sessiond.agents.folder import AgentFolder
@@ -16,6 +17,8 @@ from sessiond.terminal.queries import QueryScanner
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # A screen that is further behind is brought on in the background: what is fed again after a kill is bounded.
 _BEHIND = 32 << 20
 # So much is fed by the loop itself, some milliseconds' work; more by a thread.
@@ -23,8 +26,10 @@ _SHORT = 256 * 1024
 _STEP = 8 << 20
 # After so many steps that were not enough the program waits for the last: it prints faster than it is drawn.
 _STEPS = 3
-# A drawing is kept where no more than this has to be fed for it.
-_KEEP = 1 << 20
+# Drawing takes as long as feeding so much: only then is a drawing worth being kept.
+_WORTH = 8 << 20
+# With no more scrollback the loop may draw by itself.
+QUICK = 100
 # A screen costs memory, making it anew time: so many seconds after it was last needed it is let go of.
 _IDLE = 30.0
 
@@ -58,7 +63,8 @@ class LiveScreen:
         self._owed: int | None = None
         # Brings the screen up to date in a thread; meanwhile nobody else may touch it.
         self._task: asyncio.Task[None] | None = None
-        self._kept: int | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._kept = 0
         self._holders = 0
         self._idle: asyncio.TimerHandle | None = None
         self._closed = False
@@ -84,7 +90,7 @@ class LiveScreen:
     def _feed_lost(self, data: bytes, *, answering: bool) -> None:
         """What is not recorded is seen now or never."""
         replay = self._replay
-        if replay is None or self._task is not None or self._behind > _KEEP:
+        if replay is None or self._task is not None or self._behind > _SHORT:
             return
         try:
             replay.advance(self._record.end)
@@ -122,6 +128,20 @@ class LiveScreen:
                 raise Conflict("agent_ended", "the agent has ended", hint="sessionctl screen shows its last")
             await asyncio.shield(task)
 
+    async def exclusively(self, work: Callable[[Screen], T]) -> T:
+        """Do something long, in a thread, with the screen that ``get`` gave in this turn of the loop."""
+        replay = self._replay
+        if replay is None or self._task is not None:
+            raise RuntimeError("the screen was not asked for in this turn")
+        answers: list[T] = []
+
+        async def run() -> None:
+            answers.append(await asyncio.to_thread(work, replay.screen))
+
+        task = self._begin(run())
+        await asyncio.shield(task)
+        return answers[0]
+
     def hold(self) -> None:
         """Keep it until ``release``, once for each call."""
         self._holders += 1
@@ -152,9 +172,11 @@ class LiveScreen:
         self._idle = None
         if self._task is not None:
             self._used()
-            return
-        self.keep()
-        self._drop()
+        elif self._worth_keeping():
+            # Which begins its own time anew, and is not worth it the next time.
+            self._keeping = asyncio.create_task(self.keep(), name=f"drawing of {self._folder.agent}")
+        else:
+            self._drop()
 
     def _drop(self) -> None:
         replay, self._replay = self._replay, None
@@ -174,8 +196,12 @@ class LiveScreen:
                     self._failed()
                 else:
                     return None
-            self._task = asyncio.create_task(self._run(), name=f"screen of {self._folder.agent}")
-            self._task.add_done_callback(self._done)
+            return self._begin(self._run())
+        return self._task
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        self._task = asyncio.create_task(work, name=f"screen of {self._folder.agent}")
+        self._task.add_done_callback(self._done)
         return self._task
 
     def _advance(self, replay: Replay) -> None:
@@ -219,6 +245,7 @@ class LiveScreen:
             )
             # Its sizes are those that were noted by then: the last one cannot be noted twice too often.
             replay.note(self._record.end, self._size)
+            self._kept = replay.begun
             self._replay = replay
         replay = self._replay
         steps = 0
@@ -241,20 +268,24 @@ class LiveScreen:
 
     # ---- ending
 
-    def keep(self) -> None:
-        """Write down the screen, so that it need not be made from the beginning of the record again."""
-        replay, end = self._replay, self._record.end
-        if replay is None or self._task is not None or end == self._kept or self._behind > _KEEP:
+    def _worth_keeping(self) -> bool:
+        return self._replay is not None and self._record.end - self._kept >= _WORTH
+
+    async def keep(self) -> None:
+        """Write down the screen where making it anew from the record would take longer than that."""
+        if self._closed or not self._worth_keeping():
             return
         try:
-            self._advance(replay)
-            columns, rows = replay.screen.size
-            drawing = replay.screen.drawing(self._scrollback)
-        except Exception:  # noqa: BLE001 - told in the log
-            self._failed()
+            screen = await self.get()
+            end, cut, (columns, rows) = self._record.end, self.cut(), screen.size
+            self._kept = end
+            drawing = await self.exclusively(lambda screen: screen.drawing(self._scrollback))
+        except Exception:
+            log.warning("the screen of agent %s is not kept", self._folder.agent, exc_info=True)
             return
-        self._kept = end
-        write_checkpoint(self._folder, Checkpoint(end - len(self.cut()), columns, rows, drawing))
+        checkpoint = Checkpoint(end - len(cut), columns, rows, drawing)
+        await asyncio.to_thread(write_checkpoint, self._folder, checkpoint)
+        self._used()
 
     async def close(self) -> None:
         """Free it, and return when no thread works at it. Idempotent."""
@@ -262,6 +293,7 @@ class LiveScreen:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        for task in (self._keeping, self._task):
+            if task is not None:
+                await asyncio.wait([task])
         self._drop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ from sessiond.daemon.keyboard import Keyboard
 from sessiond.daemon.screens import LiveScreen
 from sessiond.errors import SessiondError
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
-
-log = logging.getLogger(__name__)
 
 # What is moved in one turn, in pieces of 4 KiB: some milliseconds of a flood.
 _PIECES = 32
@@ -162,14 +159,13 @@ class Terminal:
             return
         if ended:
             self.record.ended()
-        self._screen.keep()
         self.closed = True
         self._keyboard.close()
         self.let_go()
         os.close(self.master)
         os.close(self._pipe)
         self.grew.fire()
-        if not self.hub.clients:
+        if not (ended and self.hub.clients):
             self._emptied()
 
     def end(self, message: pb.AttachAgentResponse | None, error: SessiondError | None = None) -> None:
@@ -182,15 +178,18 @@ class Terminal:
             self._ending = asyncio.create_task(self._free(), name=f"end of terminal {self.agent}")
 
     async def _free(self) -> None:
-        await self._screen.close()
-        self.record.close()
+        try:
+            await self._screen.keep()
+            await self._screen.close()
+        finally:
+            self.record.close()
 
     @property
     def free(self) -> bool:
         """Whether all was let go of."""
         return self._ending is not None and self._ending.done()
 
-    async def freed(self) -> None:
-        """Return when all is let go of that is being let go of."""
-        if self._ending is not None:
-            await asyncio.shield(self._ending)
+    @property
+    def ending(self) -> asyncio.Task[None] | None:
+        """What lets go of the rest, once nobody looks any more."""
+        return self._ending

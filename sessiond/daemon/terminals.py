@@ -29,6 +29,8 @@ _TTY, _PIPE = "tty-", "pipe-"
 _SLICE = 0.004
 # An ended agent's last bytes are there already; only a stranger that holds its terminal open delays this.
 _DRAIN_TIMEOUT = 5.0
+# For drawings of screens, when this daemon ends.
+_KEEP_TIMEOUT = 2.0
 
 
 class Terminals:
@@ -279,6 +281,10 @@ class Terminals:
             asyncio.get_running_loop().remove_reader(self._poll.fileno())
             self._poll.close()
             self._poll = None
-        for terminal in everyone:
-            await terminal.freed()
+        endings = [one.ending for one in everyone if one.ending is not None]
+        if endings:
+            _, late = await asyncio.wait(endings, timeout=_KEEP_TIMEOUT)
+            for ending in late:
+                # Screens that are not kept are made anew from their records.
+                ending.cancel()
         self._descriptors.close()

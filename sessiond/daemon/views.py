@@ -13,6 +13,7 @@ from sessiond.agents.reading import Query, RecordReader
 from sessiond.aio import Pulse, any_of
 from sessiond.config import Terminal as TerminalSettings
 from sessiond.daemon.roster import Entry, Roster
+from sessiond.daemon.screens import QUICK
 from sessiond.daemon.terminal import Terminal
 from sessiond.daemon.viewer import Viewer
 from sessiond.errors import Conflict, InvalidArgument, SessiondError
@@ -175,8 +176,12 @@ class Views:
         if terminal is not None:
             with suppress(Conflict):
                 # Suppressed: it was closed meanwhile, and is read from its record like any that has ended.
-                screen = await terminal.hub.screen.get()
-                return screen_to_wire(screen.write_down(form, scrollback), terminal.record.end)
+                live = terminal.hub.screen
+                screen, offset = await live.get(), terminal.record.end
+                if scrollback <= QUICK:
+                    return screen_to_wire(screen.write_down(form, scrollback), offset)
+                written = await live.exclusively(lambda screen: screen.write_down(form, scrollback))
+                return screen_to_wire(written, offset)
         written, offset = await asyncio.to_thread(self._at_rest, entry, form, scrollback)
         return screen_to_wire(written, offset)
 

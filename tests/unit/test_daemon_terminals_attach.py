@@ -194,7 +194,8 @@ async def test_a_new_daemon_does_not_answer_what_was_asked_of_the_old(one: Case)
     assert b"1b5b" not in one.record
 
 
-async def test_a_screen_is_the_same_after_a_restart(one: Case) -> None:
+async def test_a_screen_is_the_same_after_a_restart(one: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sessiond.daemon.screens._WORTH", 1)
     drawn = r"\x1b[?1049h\x1b[2J\x1b[5;7Hhere\x1b[31mred\x1b]2;title\x07"
     text = f"os.write(1, b'{drawn}')\nos.read(0, 1)"
     one.run(await one.open(), text)
@@ -388,3 +389,17 @@ async def test_an_emulator_that_fails_keeps_no_output_back(
         assert "emulator" in caplog.text
         screen = await one.views.get_screen(pb.GetScreenRequest(agent=AGENT))
         assert "ready<61>" in screen.content
+
+
+async def test_much_scrollback_is_drawn_while_output_goes_on(one: Case) -> None:
+    code = "os.write(1, b''.join(b'line %d\\r\\n' % n for n in range(900)))\nn = 0\n"
+    code += "while True:\n    os.write(1, b'[%d]' % n)\n    n += 1\n    os.sched_yield()"
+    one.run(await one.open(), code)
+    await one.grown(b"[9]")
+    async with attached(one, scrollback=1000) as client:
+        screen = await client.screen()
+        assert b"line 5\r\n" in screen.data
+        for _ in range(5):
+            await client.next()
+        # What follows begins where the screen ends.
+        assert one.record[screen.offset : screen.offset + len(client.seen)] == client.seen
