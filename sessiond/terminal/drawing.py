@@ -305,10 +305,7 @@ class _Drawing:
 
     def _put(self, cell: Cell, screen: ScreenState) -> None:
         self._write(cell.style, cell.protected, screen.protected_mode)
-        if cell.width == WIDE and cell.text == " ":
-            # What a wide character became that the charset lacked; there is a wide space to write.
-            self.out += "\u3000".encode()
-        elif _is_cluster(cell):
+        if _is_cluster(cell):
             # A cluster that makes one cell only where the terminal was told to look for clusters.
             self.out += (
                 cell.text[0].encode()

@@ -384,6 +384,9 @@ def _cell(row: Row, column: int, word: int) -> Cell:
         style = Style(background=(content & 0xFF, content >> 8 & 0xFF, content >> 16 & 0xFF))
     elif content:
         text = _printable(chr(content)) + row.suffixes.get(column, "")
+        if width == WIDE and text == " ":
+            # What a wide character became that the charset lacked; there is a wide space to say so.
+            text = "\u3000"
     return Cell(text, style, width, bool(word >> 44 & 1))
 
 

@@ -134,11 +134,10 @@ def place_of(place: Place | None) -> Place | None:
 
 
 def seen(cell: Cell) -> Any:
-    """What is seen of a cell: empty ones look like spaces, and wide spaces like the ideographic one."""
-    text = cell.text.replace("\u3000", " ")
-    if text in ("", " ") and not cell.width and not cell.style.flags:
+    """What is seen of a cell: empty ones look like spaces."""
+    if cell.text in ("", " ") and not cell.width and not cell.style.flags:
         return cell.style.background
-    return (text, cell.style, cell.width, cell.protected) if cell.width != TAIL else ""
+    return (cell.text, cell.style, cell.width, cell.protected) if cell.width != TAIL else ""
 
 
 def row_of(row: Row, *, last: bool = False) -> Any:
