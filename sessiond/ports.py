@@ -208,7 +208,7 @@ class AgentUnitSpec:
     ``argv`` is the launcher's and survives in a unit as it stands; with ``terminal``, the path of a
     terminal's slave, all three streams are that terminal and it becomes the controlling one, otherwise
     input is empty and both outputs are appended to the files named. At most ``restart_limit`` starts
-    in ``restart_window`` seconds, then it stays ended.
+    in ``restart_window`` seconds, then it stays ended. ``identifier`` is what logs call it.
     """
 
     session: str
@@ -227,6 +227,7 @@ class AgentUnitSpec:
     stop_timeout: float = 10.0
     timeout: float = 0.0
     properties: Mapping[str, str] = field(default_factory=dict)
+    identifier: str = ""
 
 
 class AgentUnits(Protocol):

@@ -145,6 +145,9 @@ def run(app: App, session: str | None, detach: bool, command: tuple[str, ...], *
     goes to the program; a second one within a second leaves it running. It also goes on when you detach
     or your terminal closes: `sessionctl attach` brings you back.
 
+    `sessionctl stop` sends it SIGTERM, and SIGKILL after --stop-timeout. An interactive shell ignores
+    SIGTERM; with --stop-signal HUP it ends at once.
+
     The exit code is the program's, or 128 and the number of the signal that ended it; 124 where --timeout
     ended it, 126 where the command cannot be executed, 127 where it is not found; 125 where sessionctl
     itself failed. With --detach, or once you left, it is 0. With --json the agent is printed: with --detach

@@ -121,7 +121,11 @@ def _build(home: Home, descriptors: Descriptors) -> tuple[Agents, AgentsService]
     def outputs() -> Outputs:
         from sessiond.agents.outputs import Outputs
 
-        return Outputs(limits, _forward(home.session))
+        return Outputs(limits, _forward(home.session, name_of))
+
+    def name_of(agent: str) -> str:
+        entry = agents.roster.entries.get(agent)
+        return entry.spec.name if entry is not None else "sessiond-agent"
 
     streams = Streams(terminals, outputs, lambda folder, tty: RecordReader(folder, tty).facts())
     paths = home.paths
@@ -132,8 +136,8 @@ def _build(home: Home, descriptors: Descriptors) -> tuple[Agents, AgentsService]
     return agents, AgentsService(home.session, agents, views)
 
 
-def _forward(session: str) -> Forward:
-    """What passes lines of agents without a terminal on to the journal."""
+def _forward(session: str, name_of: Callable[[str], str]) -> Forward:
+    """What passes lines of agents without a terminal on to the journal, under the agents' names."""
     from sessiond.daemon.journal import INFO, WARNING, JournalForwarder
     from sessiond.model.unit import agent_unit
 
@@ -142,7 +146,7 @@ def _forward(session: str) -> Forward:
     def forward(agent: str, stream: str, line: bytes) -> bool:
         priority = WARNING if stream == "stderr" else INFO
         return journal(
-            agent_unit(session, agent), "sessiond-agent", priority, line, session=session, agent=agent
+            agent_unit(session, agent), name_of(agent), priority, line, session=session, agent=agent
         )
 
     return forward

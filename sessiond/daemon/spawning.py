@@ -381,6 +381,7 @@ class Spawning:
             stop_timeout=spec.stop_timeout,
             timeout=spec.timeout,
             properties=dict(spec.properties),
+            identifier=spec.name,
         )
 
 

@@ -119,6 +119,7 @@ async def test_all_it_is_registered_with_outlives_a_reload(
             timeout=1000.0,
             terminal=path if tty else "",
             properties={"CPUWeight": "50", "MemoryMax": "3G", "TasksMax": ""},
+            identifier="odd % $HOME \u2713 'x' \"y\" \\ name",
         )
         async with watching_agents(real.units) as watcher:
             await real.units.start(spec)
@@ -129,6 +130,8 @@ async def test_all_it_is_registered_with_outlives_a_reload(
             assert before["KillSignal"] == "2"
             assert before["StandardOutput"] == ("tty" if tty else "append")
             assert before["Description"] == spec.description
+            assert before["SyslogIdentifier"] == spec.identifier
+            assert before["SendSIGHUP"] == "no"
             count = len(watcher.events)
             await real.systemctl(how)
             await relisted(watcher, count)

@@ -131,6 +131,10 @@ def test_logs_of_an_agent_hold_what_it_wrote(product: Product) -> None:
         return {"one", "two"} <= {str(json.loads(line)["MESSAGE"]) for line in shown}
 
     until(lines, "both lines in the journal of the agent's unit")
+    assert product.host.run(["journalctl", "--user", "-t", "talker", "-o", "cat"]).stdout.split() == [
+        "one",
+        "two",
+    ]
 
 
 # ---- life -----------------------------------------------------------------------------------

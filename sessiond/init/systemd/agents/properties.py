@@ -18,6 +18,8 @@ from sessiond.ports import AgentUnitSpec
 
 # Within it the launcher must be executed; on a terminal it waits for who held it before.
 START_TIMEOUT = 30.0
+# In the journal, where an agent's own name cannot be kept.
+IDENTIFIER = "sessiond-agent"
 
 
 def agent_properties(spec: AgentUnitSpec, limits: Sequence[Property]) -> list[Property]:
@@ -32,7 +34,7 @@ def agent_properties(spec: AgentUnitSpec, limits: Sequence[Property]) -> list[Pr
         # Not ExecStartEx: systemd 252 writes it into the unit's file and does not know it when it reads it.
         ("ExecStart", Variant("a(sasb)", [[argv[0], argv, False]])),
         ("WorkingDirectory", Variant("s", folder)),
-        ("SyslogIdentifier", Variant("s", "sessiond-agent")),
+        ("SyslogIdentifier", Variant("s", _identifier(spec.identifier))),
         ("TimeoutStartUSec", usec(START_TIMEOUT)),
         # With it an exit status of 0 stays readable; where every end is followed by a restart it would
         # be in the way of that.
@@ -43,8 +45,8 @@ def agent_properties(spec: AgentUnitSpec, limits: Sequence[Property]) -> list[Pr
         ("StartLimitBurst", Variant("u", spec.restart_limit)),
         ("KillMode", Variant("s", "control-group")),
         ("KillSignal", Variant("i", _signal(spec.stop_signal))),
-        # As a terminal that closes: shells ignore SIGTERM.
-        ("SendSIGHUP", Variant("b", bool(spec.terminal))),
+        # With a SIGHUP besides, a program that cleans up when asked to end would die before it is done.
+        ("SendSIGHUP", Variant("b", False)),
         ("TimeoutStopUSec", usec(spec.stop_timeout)),
         # One process killed for memory must not take the rest with it.
         ("OOMPolicy", Variant("s", "continue")),
@@ -73,6 +75,11 @@ def signal_invalid(number: int) -> InvalidArgument:
         hint=f"1 to {signal.NSIG - 1} are; `kill -l` lists them",
         fields={"signal": str(number)},
     )
+
+
+def _identifier(name: str) -> str:
+    """The name, where systemd finds it again in the unit's file."""
+    return name if name and keeps_as_line(name) else IDENTIFIER
 
 
 def _streams(spec: AgentUnitSpec) -> list[Property]:
