@@ -1,18 +1,24 @@
-"""`demo`: two sessions live, die and come back, and every claim is read back from systemd or its journal."""
+"""`demo`: two sessions and an agent live, die and come back, and every claim is read back.
+
+From systemd, from its journal, or from what another sessionctl prints.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sessiond import __version__
-from sessiond.cli import exits, render
+from sessiond.cli import exits, installation, render
 from sessiond.cli.app import App
 from sessiond.cli.host import SUPERVISOR_UNIT, Host
 from sessiond.cli.journal import last_lines, session_matches
@@ -24,6 +30,13 @@ if TYPE_CHECKING:
 
 PATIENCE = 30.0
 JOURNAL_PATIENCE = 5.0
+# Counts, and says how far it came when it is asked to end; what the shell itself says is none of it.
+COUNTER = (
+    "exec 2>/dev/null; trap stop=1 TERM; n=0; "
+    "until test $stop; do n=$((n+1)); echo line $n; sleep 0.002; done; echo $n lines"
+)
+# Lines of the counter that come before its daemon is killed, and after it is back.
+COUNTED = 20
 _TIMES = ("ActiveEnterTimestampMonotonic", "ActiveExitTimestampMonotonic")
 
 
@@ -85,6 +98,7 @@ def _run(play: Play, app: App, stack: ExitStack) -> Callable[[], list[str]]:
     acts.units(sessions)
     acts.kill(sessions[0], sessions[1])
     acts.journal(sessions[0])
+    acts.agent(sessions[1])
     acts.stop(sessions)
     return lambda: _left(stage, folder, [one.id for one in sessions])
 
@@ -280,6 +294,91 @@ class Acts:
             told = "killed by SIGKILL, scheduled again, started again: the journal has each"
             self._play.claim(told, not missing, f"not found: {', '.join(missing)}")
 
+    def agent(self, session: Any) -> None:
+        """Run an agent that counts, kill the daemon that holds its terminal, and read what it printed."""
+        with self._play.scene("An agent, in a terminal that outlives its daemon"):
+            words = ["--session", session.name, "--name", "counter", "--detach", "--tty"]
+            self._play.command(f"sessionctl run {shlex.join(words)} -- sh -c {shlex.quote(COUNTER)}")
+            agent = json.loads(installation.sessionctl(self._host, "run", *words, "--", "sh", "-c", COUNTER))
+            name = f"{session.name}/{agent['name']}"
+            before = self._unit(agent)
+            self._play.command(f"systemctl --user status {_short(agent['unit'])}", self._status(agent))
+            self._play.claim(
+                f"{name} runs in a unit of its own (pid {self._pid(before)})",
+                before.get("ActiveState") == "active" and before.get("MainPID", "0") != "0",
+                before.get("ActiveState", ""),
+            )
+            self._hold_on(session, agent)
+            after = self._unit(agent)
+            self._play.claim(
+                f"{name} did not notice: it is pid {self._pid(after)}, as before",
+                after == before,
+                f"{after.get('ActiveState')}, MainPID={after.get('MainPID')}",
+            )
+            self._play.command(f"sessionctl stop {name}")
+            installation.sessionctl(self._host, "stop", name)
+            page = json.loads(installation.sessionctl(self._host, "output", name))
+            lines = [line["text"] for line in page["lines"]]
+            self._play.command(f"sessionctl output {name} --json | jq -r '.lines[].text'", _middle_out(lines))
+            found = miscounted(lines)
+            self._play.claim(
+                f"its record holds each of its {len(lines) - 1} lines exactly once, and its last word",
+                not found and page["start"] == 0,
+                found or f"it begins at byte {page['start']}",
+            )
+
+    def _hold_on(self, session: Any, agent: dict[str, Any]) -> None:
+        """SIGKILL the daemon while the agent prints, and see both go on."""
+        before = self._shown(session)
+        pid = self._pid(before)
+        if pid is None:
+            self._play.claim("the daemon's process can be seen from here", False)
+            return
+        self._printed(agent)
+        self._back_after(session, lambda: self._shoot(pid))
+        after = self._shown(session)
+        held = after.get("ActiveState") == "active" and after.get("MainPID") != before.get("MainPID")
+        took = _recovery(after)
+        told = f" after {took * 1000:.0f} ms: pid {pid} is now {self._pid(after)}" if took is not None else ""
+        self._play.claim(
+            f"its daemon, killed while it prints, is back{told}",
+            held and took is not None,
+            after.get("ActiveState", ""),
+        )
+        self._printed(agent)
+
+    def _printed(self, agent: dict[str, Any]) -> None:
+        """Return when the agent has printed some lines, counted from now."""
+        from sessiond.rpc._generated.v1 import agents_pb2 as pb
+
+        request = pb.StreamRecordRequest(
+            session=agent["session"], agent=agent["id"], follow=True, from_end=True
+        )
+        stub = self._supervisor.agents.StreamRecord
+        stream = self._supervisor.stream(stub, request, timeout=PATIENCE)
+        seen = 0
+        try:
+            for piece in stream:
+                seen += piece.data.count(b"\n")
+                if seen >= COUNTED:
+                    return
+        except TimedOut:
+            pass
+        finally:
+            stream.close()
+        self._play.claim(f"{agent['name']} goes on printing", False, f"{seen} lines")
+
+    def _unit(self, agent: dict[str, Any]) -> dict[str, str]:
+        names = ("ActiveState", "MainPID", "NRestarts", "InvocationID")
+        return self._host.properties(agent["unit"], *names)
+
+    def _status(self, agent: dict[str, Any]) -> str:
+        """What of `systemctl status` says whether it runs."""
+        words = ["status", "--lines=0", "--full", "--", agent["unit"]]
+        first, *rest = self._host.systemctl(*words, check=False).stdout.splitlines() or [""]
+        told = [line for line in rest if line.lstrip().startswith(("Active:", "Main PID:"))]
+        return _short("\n".join([first, *told]))
+
     def stop(self, sessions: list[Any]) -> None:
         """Stop both, and see nothing left of them."""
         from sessiond.client.sync import JOB_TIMEOUT
@@ -330,9 +429,28 @@ def _recovery(shown: dict[str, str]) -> float | None:
     return (entered - left) / 1e6 if entered > left > 0 else None
 
 
+def miscounted(lines: list[str]) -> str:
+    """Where lines are not what the counter printed, each exactly once and in order; empty where they are."""
+    count = max(len(lines) - 1, 2 * COUNTED)
+    expected = [*(f"line {number}" for number in range(1, count + 1)), f"{count} lines"]
+    for number, (found, right) in enumerate(zip_longest(lines, expected), 1):
+        if found != right:
+            return f"{number}: {found!r} instead of {right!r}"
+    return ""
+
+
+def _middle_out(lines: list[str]) -> str:
+    return "\n".join(lines if len(lines) < 6 else [*lines[:2], "…", *lines[-2:]])
+
+
+def _short(text: str) -> str:
+    """The text with ids cut, so that a line fits a terminal."""
+    return re.sub(r"([0-9a-f]{8})[0-9a-f]{24}", r"\1…", text)
+
+
 def _shortened(listed: str) -> str:
     """list-units with ids cut and columns joined again, so that a line fits a terminal."""
-    rows = [line.split(None, 4) for line in re.sub(r"([0-9a-f]{8})[0-9a-f]{24}", r"\1…", listed).splitlines()]
+    rows = [line.split(None, 4) for line in _short(listed).splitlines()]
     widths = [max(len(row[i]) for row in rows) for i in range(4)] if rows else []
     return "\n".join(
         " ".join([*(cell.ljust(widths[i]) for i, cell in enumerate(row[:4])), *row[4:]]) for row in rows

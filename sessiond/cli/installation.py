@@ -156,16 +156,19 @@ def _draft(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
-def sessionctl(host: Host, *words: str) -> None:
-    """Run sessionctl where the user manager is, in its mounts; raises the SessiondError it ended with."""
-    done = host.run([sys.executable, "-m", "sessiond.cli.main", *words, "--json"], check=False)
+def sessionctl(host: Host, verb: str, *words: str) -> str:
+    """Run sessionctl where the user manager is, in its mounts, and return what it printed as JSON.
+
+    Raises the SessiondError it ended with.
+    """
+    done = host.run([sys.executable, "-m", "sessiond.cli.main", verb, "--json", *words], check=False)
     if done.returncode == 0:
-        return
+        return done.stdout
     try:
         told = json.loads(done.stderr.splitlines()[-1])["error"]
     except (ValueError, KeyError, IndexError, TypeError):
         said = (done.stderr or done.stdout).strip()
-        raise SessiondError("setup_failed", f"sessionctl {words[0]} failed: {said}") from None
+        raise SessiondError("setup_failed", f"sessionctl {verb} failed: {said}") from None
     raise SessiondError(told["code"], told["message"], hint=told["hint"], fields=told["fields"])
 
 

@@ -32,8 +32,11 @@ def held(host: Host) -> dict[str, object]:
     told: dict[str, object] = json.loads(host.sessionctl("demo", "--json", timeout=60).stdout)
     claims = told["claims"]
     assert isinstance(claims, list)
-    assert len(claims) >= 9
+    assert len(claims) >= 14
     assert all(claim["held"] for claim in claims)
+    said = [claim["claim"] for claim in claims]
+    for words in ("killed while it prints, is back after", "/counter did not notice", "lines exactly once"):
+        assert any(words in one for one in said), said
     return told
 
 
@@ -124,6 +127,7 @@ def test_in_a_nest_of_its_own(privileged: None) -> None:
     [told] = _values(done.stdout)
     assert told["place"] == "in a nest of the demo's own"
     assert all(claim["held"] for claim in told["claims"])
+    assert len(told["claims"]) >= 14
     assert done.stderr == "", "it wrote to the home"
 
 
