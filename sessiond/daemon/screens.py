@@ -65,6 +65,7 @@ class LiveScreen:
         self._task: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._kept = 0
+        self._waiting = 0
         self._holders = 0
         self._idle: asyncio.TimerHandle | None = None
         self._closed = False
@@ -118,15 +119,23 @@ class LiveScreen:
 
         Raises Conflict `agent_ended` when the terminal is closed meanwhile, NotFound `record_gone`.
         """
-        while True:
-            task = self._catch_up()
-            replay = self._replay
-            if task is None and replay is not None:
-                self._used()
-                return replay.screen
-            if self._closed or task is None:
-                raise Conflict("agent_ended", "the agent has ended", hint="sessionctl screen shows its last")
-            await asyncio.shield(task)
+        self._waiting += 1
+        try:
+            while True:
+                task = self._catch_up()
+                replay = self._replay
+                if task is None and replay is not None:
+                    self._used()
+                    return replay.screen
+                if self._closed or task is None:
+                    raise Conflict(
+                        "agent_ended", "the agent has ended", hint="sessionctl screen shows its last"
+                    )
+                await asyncio.shield(task)
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._pause(False)
 
     async def exclusively(self, work: Callable[[Screen], T]) -> T:
         """Do something long, in a thread, with the screen that ``get`` gave in this turn of the loop."""
@@ -227,7 +236,8 @@ class LiveScreen:
         if task.cancelled():
             # The process ends; a thread may still be at it.
             return
-        self._pause(False)
+        if not self._waiting:
+            self._pause(False)
         if task.exception() is not None:
             # Who waits for it is told besides; what asked may have nobody who waits.
             log.warning(
@@ -263,6 +273,8 @@ class LiveScreen:
             if replay.offset == offset < until:
                 raise OSError("the record is shorter than it was")
         if not self._closed:
+            # Until those who wait had their turn, or a flood would have it behind again by then.
+            self._pause(self._waiting > 0)
             self._advance(replay)
             self._used()
 

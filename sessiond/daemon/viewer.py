@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 
 from sessiond.errors import SessiondError
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from sessiond.terminal.queries import QueryFilter
 
-# A client that leaves more than this unread is sent the screen instead.
+# A client that leaves more than this unread, and for so many seconds, is sent the screen instead: a flood
+# brings a megabyte within the time in which a client that keeps up is not given a processor.
 BEHIND = 1 << 20
+_LAG = 0.1
+# What is never exceeded.
+MOST = 8 << 20
 # One message; what comes within a turn of the loop is sent together.
 MESSAGE = 256 * 1024
 
@@ -33,7 +38,8 @@ class Viewer:
         self.left = False
         self._raw = False
         self._filter: QueryFilter | None = None
-        self._queue: deque[bytes] = deque()
+        # With the time at which it came.
+        self._queue: deque[tuple[float, bytes]] = deque()
         self._bytes = 0
         self._offset = 0
         self._wake = asyncio.Event()
@@ -50,11 +56,13 @@ class Viewer:
         self._offset = offset
         if not data:
             return
-        if self._bytes + len(data) > BEHIND:
+        size = self._bytes + len(data)
+        now = time.monotonic()
+        if size > MOST or (size > BEHIND and self._queue and now - self._queue[0][0] > _LAG):
             self.redraw(behind=True)
             return
-        self._queue.append(data)
-        self._bytes += len(data)
+        self._queue.append((now, data))
+        self._bytes = size
         self._wake.set()
 
     def answers(self, yes: bool) -> None:
@@ -66,7 +74,7 @@ class Viewer:
             held = self._filter.flush()
             self._filter = None
             if held and not self.wants_screen:
-                self._queue.append(held)
+                self._queue.append((time.monotonic(), held))
                 self._bytes += len(held)
                 self._wake.set()
 
@@ -108,11 +116,11 @@ class Viewer:
         """The next message of output, None where nothing waits."""
         if not self._queue:
             return None
-        data = self._queue.popleft()
+        data = self._queue.popleft()[1]
         if self._queue and len(data) < MESSAGE:
             parts, size = [data], len(data)
-            while self._queue and size + len(self._queue[0]) <= MESSAGE:
-                parts.append(self._queue.popleft())
+            while self._queue and size + len(self._queue[0][1]) <= MESSAGE:
+                parts.append(self._queue.popleft()[1])
                 size += len(parts[-1])
             data = b"".join(parts)
         self._bytes -= len(data)

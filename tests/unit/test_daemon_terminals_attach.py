@@ -84,7 +84,7 @@ async def test_many_clients_see_the_same_and_some_only_look(one: Case) -> None:
 
 
 async def test_who_does_not_read_is_sent_the_screen_instead(one: Case) -> None:
-    flood = "for n in range(4000): os.write(1, b'%01023d\\n' % n)\nos.write(1, b'done')"
+    flood = "for n in range(12000): os.write(1, b'%01023d\\n' % n)\nos.write(1, b'done')"
     flood = f"os.write(1, b'ready')\nos.read(0, 1)\n{flood}\nos.read(0, 1)"
     one.run(await one.open(), flood)
     await one.grown(b"ready")
@@ -105,10 +105,21 @@ async def test_the_bound_holds_whatever_comes(one: Case) -> None:
     one_viewer = viewer.Viewer(read_only=False, size=None, scrollback=0)
     one_viewer.drawn(b"", 0)
     one_viewer.answers(True)
-    for number in range(100):
+    for number in range(200):
         one_viewer.push(b"x" * 65536, number)
-        assert one_viewer._bytes <= viewer.BEHIND
+        assert one_viewer._bytes <= viewer.MOST
     assert one_viewer.wants_screen
+    assert one_viewer.behind
+
+
+async def test_who_is_late_is_cut_back_sooner(one: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sessiond.daemon.viewer._LAG", -1.0)
+    one_viewer = viewer.Viewer(read_only=False, size=None, scrollback=0)
+    one_viewer.drawn(b"", 0)
+    one_viewer.answers(True)
+    for number in range(17):
+        assert not one_viewer.wants_screen
+        one_viewer.push(b"x" * 65536, number)
     assert one_viewer.behind
 
 
@@ -398,7 +409,7 @@ async def test_much_scrollback_is_drawn_while_output_goes_on(one: Case) -> None:
     await one.grown(b"[9]")
     async with attached(one, scrollback=1000) as client:
         screen = await client.screen()
-        assert b"line 5\r\n" in screen.data
+        assert b"line 850\r\n" in screen.data
         for _ in range(5):
             await client.next()
         # What follows begins where the screen ends.
