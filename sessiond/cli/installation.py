@@ -339,8 +339,11 @@ def _unlink(path: Path) -> bool:
 
 def clear_runtime(folder: Path) -> None:
     """Take away what a supervisor that ended leaves in its runtime folder, unless daemons serve there."""
-    with suppress(OSError):
-        (folder / "sessions").rmdir()
+    from sessiond.agents.folder import LAUNCHES
+
+    for name in ("sessions", LAUNCHES):
+        with suppress(OSError):
+            (folder / name).rmdir()
     if not (folder / "sessions").exists():
         (folder / "sessiond.lock").unlink(missing_ok=True)
         with suppress(OSError):

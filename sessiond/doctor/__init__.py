@@ -1,6 +1,6 @@
 """Looks at what sessiond stands on, and says what is well, what is not, and what mends it.
 
-Synchronous, standard library only, and of use with and without a supervisor: the supervisor
+Synchronous, and of use with and without a supervisor: the supervisor
 answers RunDoctor with it from a thread, `sessionctl doctor` calls it directly.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sessiond.config import Settings
-from sessiond.doctor import files, installation, journal, kernel, manager
+from sessiond.doctor import agents, files, installation, journal, kernel, manager
 from sessiond.doctor.machine import Machine
 from sessiond.doctor.row import CheckRow, Status, unknown
 from sessiond.errors import SessiondError
@@ -48,6 +48,11 @@ CHECKS: dict[str, Check] = {
     "runtime_disk": files.runtime_disk,
     "state_disk": files.state_disk,
     "discovery_roots": files.discovery_roots,
+    "agents": agents.agents,
+    "terminal_emulator": agents.terminal_emulator,
+    "recording_disk": agents.recording_disk,
+    "recording_bounds": agents.recording_bounds,
+    "open_files": agents.open_files,
     "inotify": kernel.inotify,
     "clock": kernel.clock,
     "clock_synchronised": kernel.clock_synchronised,

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ class Machine:
     """One user's view of one machine. ``settings`` is None where they cannot be read.
 
     ``socket`` is the supervisor's, where it is not the usual one. ``root`` is where /proc, /sys and
-    the system's folders are looked for, ``now`` the clock in seconds since 1970.
+    the system's folders are looked for, ``now`` the clock in seconds since 1970, ``python`` runs sessiond.
     """
 
     paths: Paths
@@ -81,6 +82,7 @@ class Machine:
     uid: int = field(default_factory=os.getuid)
     now: float = field(default_factory=time.time)
     deadline: float = DEADLINE
+    python: str = sys.executable
 
     @cached_property
     def user(self) -> str:

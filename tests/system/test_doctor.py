@@ -11,12 +11,12 @@ import pytest
 
 from sessiond.rpc._generated.v1 import system_pb2
 from sessiond.testing.host import HOME, Host
-from tests.system.product import STATE, SUPERVISOR, USER_UNITS, Product, until
+from tests.system.product import OUTSIDE_ROOTS, STATE, SUPERVISOR, USER_UNITS, Product, until
 
 LAUNCHER = f"{HOME}/.local/share/sessiond/launcher"
 CONFIG = f"{HOME}/.config/sessiond"
 # What a machine that runs the tests may lack: they neither make nor mend it.
-NOT_OURS = {"controllers", "clock_synchronised", "inotify"}
+NOT_OURS = {"controllers", "clock_synchronised", "inotify", "open_files"}
 
 
 def look(host: Host, env: Mapping[str, str] | None = None, *words: str) -> dict[str, dict[str, str]]:
@@ -409,6 +409,45 @@ def test_a_damaged_database(product: Product) -> None:
     product.serving()
     is_told(product.host, "database_aside", "warning", "sessiond.db.corrupt-", f"rm {database}.corrupt-")
     mend(product.host, "database_aside")
+    is_well(product.host)
+
+
+# ---- agents --------------------------------------------------------------------------------
+
+
+def test_an_agent_that_cannot_be_read(product: Product) -> None:
+    session = product.started()["id"]
+    product.ctl("run", "-s", session, "--name", "spoilt", "--", "true")
+    folder = f"{STATE}/sessions/{session}/agents"
+    [agent] = product.host.run(["ls", folder]).stdout.split()
+    product.write(f"{folder}/{agent}/spec.json", "{")
+    is_told(product.host, "agents", "warning", f"{folder}/{agent} is not shown as an agent", "ls -la ")
+    assert product.host.run(["cat", f"{folder}/{agent}/spec.json"]).stdout == "{"
+    product.host.run(["rm", "-r", f"{folder}/{agent}"])
+    is_well(product.host)
+
+
+def test_records_on_a_file_system_without_holes(product: Product) -> None:
+    place = f"{OUTSIDE_ROOTS}/flat"
+    owner = f"{product.host.uid}:{product.host.uid}"
+    mount = f"mkdir -p {place} && mount -t ramfs ramfs {place} && mkdir -m 700 {place}/sessiond"
+    away = f"umount {place} && rmdir {place}"
+    with done(product.host, f"{mount} && chown -R {owner} {place}", away, user=False):
+        env = {"XDG_STATE_HOME": place}
+        is_told(product.host, "recording_bounds", "warning", "cannot free the front", "findmnt", env)
+        # It has no figures of its room either.
+        is_told(product.host, "recording_disk", "warning", "is not recorded: 0 MiB free", "df -h", env)
+    is_well(product.host)
+
+
+def test_fewer_open_files_than_a_session_daemon_asks_for(product: Product) -> None:
+    unit = f"user@{product.host.uid}.service"
+    shown = product.host.run(["systemctl", "show", "--property=MainPID", "--value", unit], user=False)
+    pid = shown.stdout.strip()
+    before = product.host.run(["prlimit", f"--pid={pid}", "--nofile", "--output=HARD", "--noheadings"])
+    less, again = (f"prlimit --pid={pid} --nofile=1024:{hard}" for hard in ("4096", before.stdout.strip()))
+    with done(product.host, less, again, user=False):
+        is_told(product.host, "open_files", "warning", "may open 4096 files", "user@.service.d")
     is_well(product.host)
 
 

@@ -20,12 +20,23 @@ import pytest
 
 import sessiond
 from sessiond import config, doctor
-from sessiond.doctor import CHECKS, CheckRow, Machine, examine, files, installation, journal, kernel, manager
+from sessiond.doctor import (
+    CHECKS,
+    CheckRow,
+    Machine,
+    agents,
+    examine,
+    files,
+    installation,
+    journal,
+    kernel,
+    manager,
+)
 from sessiond.doctor.row import Status
 from sessiond.errors import SessiondError
 from sessiond.paths import Paths
 
-MODULES: tuple[ModuleType, ...] = (doctor, files, installation, journal, kernel, manager)
+MODULES: tuple[ModuleType, ...] = (doctor, agents, files, installation, journal, kernel, manager)
 # What makes a row that somebody has to act on.
 SPEAKERS = ("failure", "warning", "unknown")
 
@@ -196,6 +207,8 @@ def _make_well(made: Made) -> None:
     made.write("proc/sys/fs/inotify/max_user_watches", "65536\n")
     made.write("sys/fs/cgroup/cgroup.controllers", controllers)
     made.write(f"sys/fs/cgroup/{group}/cgroup.controllers", controllers)
+    made.write(f"sys/fs/cgroup/{group}/init.scope/cgroup.procs", "17\n18\n")
+    open_files(made, "524288")
     made.write("etc/machine-id", MACHINE_ID)
     for folder in ("run/systemd/system", f"var/log/journal/{MACHINE_ID}"):
         (made.root / folder).mkdir(parents=True)
@@ -235,6 +248,16 @@ def _make_well(made: Made) -> None:
 def mount(place: str, kind: str) -> str:
     """A line of mountinfo."""
     return f"30 24 0:26 / {place} rw,nosuid shared:9 - {kind} {kind} rw,nsdelegate\n"
+
+
+def open_files(made: Made, hard: str) -> None:
+    """Let the user manager have so many open files, in the kernel's own table."""
+    made.write(
+        "proc/17/limits",
+        "Limit                     Soft Limit           Hard Limit           Units     \n"
+        "Max processes             127235               127235               processes \n"
+        f"Max open files            1024                 {hard:<20} files     \n",
+    )
 
 
 def manager_down(made: Made) -> None:

@@ -16,7 +16,7 @@ from sessiond.doctor import CHECKS, CheckRow, Machine, checks, row
 from sessiond.doctor.row import Status
 from sessiond.errors import SessiondError
 from sessiond.paths import Paths
-from tests.unit import test_doctor_files, test_doctor_installation, test_doctor_manager
+from tests.unit import test_doctor_agents, test_doctor_files, test_doctor_installation, test_doctor_manager
 from tests.unit.doctor_case import (
     ASKS_MANAGER,
     ASKS_RUNNING,
@@ -33,7 +33,13 @@ from tests.unit.doctor_case import (
 
 TABLE = Table()
 wrong = TABLE.wrong
-TABLES = (TABLE, test_doctor_files.TABLE, test_doctor_installation.TABLE, test_doctor_manager.TABLE)
+TABLES = (
+    TABLE,
+    test_doctor_agents.TABLE,
+    test_doctor_files.TABLE,
+    test_doctor_installation.TABLE,
+    test_doctor_manager.TABLE,
+)
 
 
 # ---- a well machine -------------------------------------------------------------------------
