@@ -226,7 +226,7 @@ class _Drawing:
                 self._row(row, screen)
             else:
                 found = cells(row)
-                if follows and (len(found) < self.state.columns or not (found[-1].text or found[-1].width)):
+                if follows and not self._wraps(found, rows[number + 1]):
                     # The last cell was emptied after the line had wrapped: only a written one wraps again.
                     found = [*found, *[BLANK] * (self.state.columns - len(found))]
                     found[-1] = Cell(" ", found[-1].style, protected=found[-1].protected)
@@ -236,6 +236,16 @@ class _Drawing:
                 self._write(_PLAIN, False)
                 self.out += b"\r\n"
         self._write(_PLAIN, False)
+
+    def _wraps(self, found: Sequence[Cell], following: Row) -> bool:
+        """Whether writing a row's cells, and the first of the row that goes on, wraps in between."""
+        if len(found) < self.state.columns:
+            return False
+        if found[-1].width != HEAD:
+            return bool(found[-1].text or found[-1].width)
+        # Left free by a wide character that had no room; something else may stand in its place by now.
+        first = cells(following)[:1]
+        return bool(first) and first[0].width == WIDE
 
     def _row(self, row: Row, screen: ScreenState) -> None:
         """Write a row that stands for itself."""
@@ -365,7 +375,12 @@ class _Drawing:
         there = cells(screen.rows[row]) if row < len(screen.rows) else []
         start, again = self._arrival(there, place)
         self._move(start, row, origin=place.origin)
-        if again is not None:
+        if again is not None and not mode(7).on(self.state.modes):
+            # Where nothing wraps, other terminals leave the cursor in the last column.
+            self.out += mode(7).sequence(False)
+            self._put(again, screen)
+            self.out += mode(7).sequence(True)
+        elif again is not None:
             self._put(again, screen)
         elif start != column:
             self._move(column, row, origin=place.origin)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_KEYPAD = 66
+
 
 @dataclass(frozen=True, slots=True)
 class Mode:
@@ -21,6 +23,9 @@ class Mode:
 
     def sequence(self, on: bool) -> bytes:
         """What sets or resets it."""
+        if self.number == _KEYPAD:
+            # Older than the mode's number, and known to terminals that do not know that.
+            return b"\x1b=" if on else b"\x1b>"
         return b"\x1b[%s%d%s" % (b"" if self.ansi else b"?", self.number, b"h" if on else b"l")
 
     def save(self) -> bytes:
@@ -51,7 +56,7 @@ MODES = (
     Mode(14, 40),
     Mode(15, 45),
     Mode(16, 47, simple=False),
-    Mode(17, 66),
+    Mode(17, _KEYPAD),
     Mode(18, 67),
     Mode(19, 69, simple=False),
     Mode(20, 1000, simple=False),
