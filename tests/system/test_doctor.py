@@ -440,15 +440,16 @@ def test_records_on_a_file_system_without_holes(product: Product) -> None:
     is_well(product.host)
 
 
-def test_fewer_open_files_than_a_session_daemon_asks_for(product: Product) -> None:
-    unit = f"user@{product.host.uid}.service"
-    shown = product.host.run(["systemctl", "show", "--property=MainPID", "--value", unit], user=False)
-    pid = shown.stdout.strip()
-    before = product.host.run(["prlimit", f"--pid={pid}", "--nofile", "--output=HARD", "--noheadings"])
-    less, again = (f"prlimit --pid={pid} --nofile=1024:{hard}" for hard in ("4096", before.stdout.strip()))
-    with done(product.host, less, again, user=False):
-        is_told(product.host, "open_files", "warning", "may open 4096 files", "user@.service.d")
-    is_well(product.host)
+def test_fewer_open_files_than_a_session_daemon_asks_for(fresh_product: Callable[..., Product]) -> None:
+    product = fresh_product()
+    manager = f"user@{product.host.uid}.service"
+    shown = product.host.run(["systemctl", "show", "--property=MainPID", "--value", manager], user=False)
+    product.host.run(["prlimit", f"--pid={shown.stdout.strip()}", "--nofile=1024:4096"])
+    is_told(product.host, "open_files", "warning", "may open 4096 files", "user@.service.d")
+    mend(product.host, "open_files")
+    product.host.run(["systemctl", "restart", manager], user=False)
+    product.serving()
+    assert "4096" not in look(product.host)["open_files"]["detail"]
 
 
 # ---- kernel --------------------------------------------------------------------------------
