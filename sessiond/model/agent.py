@@ -170,6 +170,8 @@ class AgentEnd:
         """One sentence on it, or empty where exit status or signal tell."""
         if self.cause is not None:
             return self.cause.sentence
+        if self.result == "timeout" and self.asked:
+            return "it did not end in time when it was asked to, and was killed"
         return _REASONS.get(self.result, "")
 
 

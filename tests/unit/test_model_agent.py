@@ -120,7 +120,9 @@ def test_a_time_limit_is_a_failure_with_its_reason() -> None:
     end = AgentEnd(signal="SIGTERM", result="timeout")
     assert end.state is AgentState.FAILED
     assert end.reason
-    assert replace(end, asked=True).state is AgentState.TERMINATED
+    asked = replace(end, asked=True)
+    assert asked.state is AgentState.TERMINATED
+    assert asked.reason != end.reason
 
 
 @pytest.mark.parametrize("cause", list(Cause))
