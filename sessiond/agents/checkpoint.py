@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sessiond.agents.deaths import Dangerous, Verdict, Watch, WatchedScreen, verdict_on
 from sessiond.agents.folder import AgentFolder
 from sessiond.agents.index import ENTRY, HEADER, IndexReader, Kind, Slot, Stream, decode, unpack_size
 from sessiond.errors import NotFound
@@ -20,12 +23,15 @@ log = logging.getLogger(__name__)
 
 # Without a drawing no more than this is read: a quarter of a second for the emulator.
 MOST = 64 << 20
+# A plain screen shows the last lines alone, and is slow.
+_PLAIN = 1 << 20
 
 _PIECE = 256 * 1024
 _MAGIC = b"sessiond screen 1\n"
 # Offset, columns, rows, length of the drawing, and a checksum of it with all of these.
 _HEAD = struct.Struct("<QHHII")
 _DRAWING_MAX = 64 << 20
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 MakeScreen = Callable[[int, int, int], Screen]
 
@@ -42,11 +48,12 @@ class Checkpoint:
 
 def read_checkpoint(folder: AgentFolder) -> Checkpoint | None:
     """What was kept; None where there is none, or what is there is damaged: it is only a cache."""
+    start = len(_MAGIC) + _HEAD.size
     try:
-        data = folder.screen.read_bytes()
+        with open(_open(folder.screen), "rb") as file:
+            data = file.read(start + _DRAWING_MAX)
     except OSError:
         return None
-    start = len(_MAGIC) + _HEAD.size
     if not data.startswith(_MAGIC) or len(data) < start:
         return None
     offset, columns, rows, length, check = _HEAD.unpack_from(data, len(_MAGIC))
@@ -69,7 +76,7 @@ def write_checkpoint(folder: AgentFolder, checkpoint: Checkpoint) -> None:
     check = _check(offset, columns, rows, drawing)
     draft = folder.screen.with_name(".screen-new")
     try:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(_MAGIC + _HEAD.pack(offset, columns, rows, len(drawing), check))
             file.write(drawing)
@@ -78,6 +85,15 @@ def write_checkpoint(folder: AgentFolder, checkpoint: Checkpoint) -> None:
         log.debug("no drawing of the screen is kept in %s: %s", folder.path, error.strerror)
         with contextlib.suppress(OSError):
             draft.unlink()
+
+
+def _open(path: Path) -> int:
+    """Open a file for reading; OSError also where it is anything but a file. Never waits for a pipe."""
+    fd = os.open(path, os.O_RDONLY | _FLAGS)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return fd
 
 
 def _check(offset: int, columns: int, rows: int, drawing: bytes) -> int:
@@ -96,7 +112,7 @@ class Replay:
     ) -> None:
         self._folder = folder
         try:
-            self._record = os.open(folder.record, os.O_RDONLY | os.O_CLOEXEC)
+            self._record = _open(folder.record)
         except OSError as error:
             raise NotFound(
                 "record_gone",
@@ -104,21 +120,43 @@ class Replay:
                 hint="sessionctl ps -a",
                 fields={"agent": folder.agent},
             ) from error
-        kept = read_checkpoint(folder)
+        try:
+            self._begin(folder, make_screen, (columns, rows), scrollback)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(
+        self, folder: AgentFolder, make_screen: MakeScreen, size: tuple[int, int], scrollback: int
+    ) -> None:
         end = self.end
+        verdict = verdict_on(folder, make_screen.release) if isinstance(make_screen, Dangerous) else Verdict()
+        kept = read_checkpoint(folder)
         if kept is not None and kept.offset > end:
             kept = None
         index = _Index.read(folder.index, lambda start: max(start, kept.offset if kept else end - MOST))
+        # All that shows what it should not; then what is behind that, where there is enough of it.
+        self.degraded = not verdict.allows(index.offset) and not verdict.moved_on(end)
+        if not verdict.allows(index.offset):
+            kept = None
+            begin = end - _PLAIN if self.degraded else verdict.beyond
+            index = _Index.read(folder.index, lambda start: max(start, begin))
         self.offset = self.begun = min(index.offset, end)
         self._sizes = index.sizes
+        wanted = (*((kept.columns, kept.rows) if kept else index.size or size), scrollback)
+        self._watched: WatchedScreen | None = None
+        if self.degraded and isinstance(make_screen, Dangerous):
+            self.screen: Screen = make_screen.plain(*wanted)
+        elif isinstance(make_screen, Dangerous):
+            self.screen = self._watched = WatchedScreen(make_screen, verdict, Watch(folder), self.offset, wanted)
+        else:
+            self.screen = make_screen(*wanted)
+        if kept is None:
+            return
         try:
-            if kept is not None:
-                self.screen = make_screen(kept.columns, kept.rows, scrollback)
-                self.screen.feed(kept.drawing)
-            else:
-                self.screen = make_screen(*(index.size or (columns, rows)), scrollback)
+            self.screen.feed(kept.drawing)
         except BaseException:
-            os.close(self._record)
+            self.screen.close()
             raise
 
     @property
@@ -129,6 +167,8 @@ class Replay:
     def advance(self, until: int) -> bytes:
         """Feed what comes before an offset; returns what a terminal would have sent back for it."""
         replies = bytearray()
+        if self.degraded:
+            self.offset = max(self.offset, until - _PLAIN)
         while self.offset < until:
             stop = until
             self.resized()
@@ -137,6 +177,8 @@ class Replay:
             data = os.pread(self._record, min(_PIECE, stop - self.offset), self.offset)
             if not data:
                 break
+            if self._watched is not None:
+                self._watched.offset = self.offset
             replies += self.screen.feed(data)
             self.offset += len(data)
         return bytes(replies)
@@ -193,7 +235,7 @@ class _Index:
     def read(cls, path: Path, offset: Callable[[int], int]) -> _Index:
         """``offset`` tells where to begin, given the first offset that is held."""
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = _open(path)
         except OSError:
             return cls(max(0, offset(0)))
         try:
