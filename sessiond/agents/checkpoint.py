@@ -148,7 +148,9 @@ class Replay:
         if self.degraded and isinstance(make_screen, Dangerous):
             self.screen: Screen = make_screen.plain(*wanted)
         elif isinstance(make_screen, Dangerous):
-            self.screen = self._watched = WatchedScreen(make_screen, verdict, Watch(folder), self.offset, wanted)
+            self.screen = self._watched = WatchedScreen(
+                make_screen, verdict, Watch(folder), self.offset, wanted
+            )
         else:
             self.screen = make_screen(*wanted)
         if kept is None:

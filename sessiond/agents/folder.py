@@ -75,3 +75,8 @@ class AgentFolder:
     def screen(self) -> Path:
         """A drawing of the screen at some offset of the record; can be made anew from it."""
         return self.path / "screen"
+
+    @property
+    def emulator(self) -> Path:
+        """Where the emulator has ended processes; beside it, what it is at now."""
+        return self.path / "emulator"

@@ -281,7 +281,9 @@ class LiveScreen:
     # ---- ending
 
     def _worth_keeping(self) -> bool:
-        return self._replay is not None and self._record.end - self._kept >= _WORTH
+        replay = self._replay
+        # A plain screen is no more than the end of the record.
+        return replay is not None and not replay.degraded and self._record.end - self._kept >= _WORTH
 
     async def keep(self) -> None:
         """Write down the screen where making it anew from the record would take longer than that."""

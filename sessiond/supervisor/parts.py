@@ -47,6 +47,7 @@ from sessiond.workspaces.watch import Rescan, WorkspaceWatch
 
 if TYPE_CHECKING:
     from sessiond.doctor.row import CheckRow
+    from sessiond.terminal.emulator import Emulator
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ async def build(
     )
     lifecycle = Lifecycle(paths, daemon_rules, init, registry, directory, events)
     defaults = Defaults(SessionType(settings.session.type), settings.session.owner)
-    at_rest = AtRest(paths, units or _units, RestOutput(_make_screen, settings.terminal.scrollback))
+    at_rest = AtRest(paths, units or _units, RestOutput(_LateEmulator(), settings.terminal.scrollback))
     changes = Changes(
         registry, directory, lifecycle, init, events, at_rest, defaults, settings.discovery.roots
     )
@@ -185,11 +186,24 @@ def _units(session: str) -> AgentUnits:
     return SystemdAgents(session)
 
 
-def _make_screen(columns: int, rows: int, scrollback: int) -> Screen:
-    # Loaded when it is called: it brings the emulator with it.
-    from sessiond.terminal.emulator import make_screen
+class _LateEmulator:
+    """The emulator, loaded when the first screen is asked for."""
 
-    return make_screen(columns, rows, scrollback)
+    @property
+    def release(self) -> str:
+        return self._emulator.release
+
+    def __call__(self, columns: int, rows: int, scrollback: int) -> Screen:
+        return self._emulator(columns, rows, scrollback)
+
+    def plain(self, columns: int, rows: int, scrollback: int) -> Screen:
+        return self._emulator.plain(columns, rows, scrollback)
+
+    @property
+    def _emulator(self) -> Emulator:
+        from sessiond.terminal.emulator import make_screen
+
+        return make_screen
 
 
 def _examine(paths: Paths, settings: Settings) -> list[CheckRow]:

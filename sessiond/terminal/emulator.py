@@ -10,17 +10,39 @@ from sessiond.ports import Screen
 from sessiond.terminal.fallback import DegradedScreen
 from sessiond.terminal.queries import QueryFilter, QueryScanner
 
-__all__ = ["QueryFilter", "QueryScanner", "make_screen"]
+__all__ = ["Emulator", "QueryFilter", "QueryScanner", "make_screen"]
 
 log = logging.getLogger(__name__)
 
 
-def make_screen(columns: int, rows: int, scrollback: int) -> Screen:
-    """A blank screen that keeps about so many lines that scroll off it. The first call loads the emulator.
+class Emulator:
+    """Makes blank screens that keep about so many lines that scroll off; the first loads the emulator."""
 
-    Raises Exhausted `screen_too_large`.
-    """
-    return _maker()(columns, rows, scrollback)
+    def __call__(self, columns: int, rows: int, scrollback: int) -> Screen:
+        """Raises Exhausted `screen_too_large`."""
+        return _maker()(columns, rows, scrollback)
+
+    def plain(self, columns: int, rows: int, scrollback: int) -> Screen:
+        """One that asks no library for anything."""
+        return DegradedScreen(columns, rows, scrollback)
+
+    @property
+    def release(self) -> str:
+        """Of the library, or a word for none."""
+        return _release()
+
+
+make_screen = Emulator()
+
+
+@functools.cache
+def _release() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("pyghostty")
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 @functools.cache
