@@ -322,7 +322,7 @@ class Acts:
             self._play.command(f"sessionctl output {name} --json | jq -r '.lines[].text'", _middle_out(lines))
             found = miscounted(lines)
             self._play.claim(
-                f"its record holds each of its {len(lines) - 1} lines exactly once, and its last word",
+                f"its record holds each of its {max(len(lines) - 1, 0)} lines exactly once, and its last word",
                 not found and page["start"] == 0,
                 found or f"it begins at byte {page['start']}",
             )
