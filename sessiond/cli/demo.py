@@ -320,9 +320,9 @@ class Acts:
             page = json.loads(installation.sessionctl(self._host, "output", name))
             lines = [line["text"] for line in page["lines"]]
             self._play.command(f"sessionctl output {name} --json | jq -r '.lines[].text'", _middle_out(lines))
-            found = miscounted(lines)
+            found, count = miscounted(lines), max(len(lines) - 1, 0)
             self._play.claim(
-                f"its record holds each of its {max(len(lines) - 1, 0)} lines exactly once, and its last word",
+                f"its record holds each of its {count} lines exactly once, and its last word",
                 not found and page["start"] == 0,
                 found or f"it begins at byte {page['start']}",
             )
