@@ -165,6 +165,10 @@ class _Player:
                 loop.remove_signal_handler(number)
 
     async def _play(self, start: float, until: int, limit: float | None) -> None:
+        from sessiond.terminal.queries import QueryFilter
+
+        # Answers would come as if typed, and nobody waits for them.
+        queries = QueryFilter()
         first: int | None = None
         last = 0
         shown = 0
@@ -183,7 +187,10 @@ class _Player:
                         await self._wait(idle if limit is None else min(idle, limit))
                     last = max(last, now)
                 data = piece.data if self._found.tty else self._lines(piece.data)
-                await (self._terminal.show(data) if self._terminal is not None else self._out.write(data))
+                if self._terminal is not None:
+                    await self._terminal.show(queries.feed(data))
+                else:
+                    await self._out.write(data)
                 shown += len(piece.data)
 
     def _lines(self, data: bytes) -> bytes:

@@ -197,9 +197,9 @@ class _Attached:
         outcome: Outcome | None = None
         try:
             line, first = await self._begin()
-            if first is None:
-                return Outcome(await self._past(line))
             with self._signals():
+                if first is None:
+                    return await self._past(line)
                 self._terminal.enter()
                 self._loop.add_reader(STDIN, self._read)
                 try:
@@ -343,17 +343,32 @@ class _Attached:
             sending.cancel()
             await asyncio.wait({sending})
 
-    async def _past(self, line: Line) -> Any:
+    async def _past(self, line: Line) -> Outcome:
         """Show what an agent printed that has ended before anybody could look."""
-        from sessiond.rpc._generated.v1 import agents_pb2 as pb
+        self._terminal.enter_to_show()
+        showing = asyncio.create_task(self._show_past(line), name="show")
+        try:
+            await asyncio.wait({showing, self._left}, return_when=asyncio.FIRST_COMPLETED)
+            return Outcome(showing.result()) if showing.done() else Outcome(signal=self._left.result())
+        finally:
+            showing.cancel()
+            await asyncio.wait({showing})
+            self._terminal.restore(below=False)
 
+    async def _show_past(self, line: Line) -> Any:
+        from sessiond.rpc._generated.v1 import agents_pb2 as pb
+        from sessiond.terminal.queries import QueryFilter
+
+        # Nobody waits for answers any more.
+        queries = QueryFilter()
         request = pb.StreamRecordRequest(
             session=self._route.session, agent=self._route.agent, stream=pb.OUTPUT_STREAM_TERMINAL
         )
         try:
             async for piece in line.stream(line.agents.StreamRecord, request):
                 if piece.HasField("data"):
-                    await self._out.write(piece.data)
+                    await self._terminal.show(queries.feed(piece.data))
+            await self._terminal.show(queries.flush())
             return await self._route.get(line)
         except Lost as lost:
             raise _unreachable(lost) from lost

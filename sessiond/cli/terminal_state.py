@@ -73,6 +73,7 @@ class CallersTerminal:
         self._read = read
         self.out = out
         self._saved: list[Any] | None = None
+        self._typing = False
         self._drawn = False
         self._switched = _Switched()
         kind = os.environ.get("TERM", "")
@@ -94,7 +95,16 @@ class CallersTerminal:
         """Make it raw: each byte typed comes at once and unchanged, and so goes each byte shown."""
         if self._saved is None:
             self._saved = termios.tcgetattr(self._read)
+        self._typing = True
         tty.setraw(self._read, termios.TCSANOW)
+
+    def enter_to_show(self) -> None:
+        """Have each byte go unchanged that is shown; what is typed is for whoever reads next."""
+        self._saved = termios.tcgetattr(self._read)
+        mode = [*self._saved]
+        mode[1] &= ~termios.OPOST
+        mode[3] &= ~(termios.ECHO | termios.ECHONL)
+        termios.tcsetattr(self._read, termios.TCSANOW, mode)
 
     def fresh(self) -> bytes:
         """What brings it to the state that a screen is drawn on. What the caller had on it before the first
@@ -132,8 +142,9 @@ class CallersTerminal:
             if not self._plain:
                 self.out.write_now(self._closing(below=below))
             with suppress(termios.error):
-                # Answers to the program's questions about the terminal are not for the shell.
-                termios.tcflush(self._read, termios.TCIFLUSH)
+                if self._typing:
+                    # Answers to the program's questions about the terminal are not for the shell.
+                    termios.tcflush(self._read, termios.TCIFLUSH)
                 termios.tcsetattr(self._read, termios.TCSANOW, saved)
         finally:
             signal.signal(signal.SIGTTOU, before)

@@ -378,10 +378,10 @@ class OnTerminal:
         while data:
             data = data[os.write(self.master, data) :]
 
-    def see(self, wanted: bytes) -> bytes:
-        """Wait until something is shown; returns all that was shown up to there."""
+    def see(self, wanted: bytes, *, besides: int = 0) -> bytes:
+        """Wait until something is shown, once more than so often; returns all that was shown up to there."""
         deadline = time.monotonic() + PATIENCE
-        while wanted not in self.seen:
+        while self.seen.count(wanted) <= besides:
             shown = f"{wanted!r} was not shown; shown was {self.seen[-2000:]!r}"
             assert time.monotonic() < deadline, shown
             ended = self.process.poll() is not None
