@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # Long enough for a busy machine's bus.
 _FIRST_ANSWER = 10.0
+# So long whoever asks what runs waits for it, right after a restart; it is `unknown` then.
+_FIRST_LOOK = 2.0
 _FREEZER_DEADLINE = 5.0
 # What is being written down when the daemon ends is given so long.
 _STOP_GRACE = 3.0
@@ -154,6 +156,14 @@ class Agents:
                 hint="systemctl --user status; then try again",
             ) from error
 
+    async def looked(self) -> None:
+        """Return once it is known what runs, or that nobody can tell; soon in any case."""
+        if self.unfinished and not self._stopped:
+            with contextlib.suppress(TimeoutError):
+                # Suppressed: what is not known is told as that.
+                async with asyncio.timeout(_FIRST_LOOK):
+                    await self._follower.heard.wait()
+
     async def stop(self) -> None:
         """Let go of everything and leave all that runs; idempotent."""
         self._stopped = True
@@ -264,11 +274,13 @@ class Agents:
     async def measured(self, word: str) -> Agent:
         """The same with CPU time and memory, where the init system answers."""
         entry = self._roster.find(word)
+        await self.looked()
         units = await self._measure() if entry.end is None else {}
         return self._roster.row(self._roster.present(entry), units.get(entry.id))
 
     async def list(self, selection: Selection, *, usage: bool = False) -> list[Agent]:
         """Those asked for, oldest first."""
+        await self.looked()
         chosen = select(selection, self._roster.all_bare())
         running = any(one.unit is not None for one in chosen)
         units = await self._measure() if usage and running else {}

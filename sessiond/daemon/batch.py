@@ -35,6 +35,7 @@ async def run(
 
     A word that means no agent, or more than one, has a result of its own and counts as a failure.
     """
+    await agents.looked()
     known = agents.roster.all_bare()
     words, unknown = [], []
     for word in selection.agents:

@@ -28,6 +28,8 @@ class Follower:
         self._streams = streams
         self._settle = settle
         self.answered = asyncio.Event()
+        # It has answered, or it cannot.
+        self.heard = asyncio.Event()
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -43,6 +45,7 @@ class Follower:
                     case Lost(reason):
                         log.warning("the init system does not answer: %s", reason)
                         self._roster.reachable = False
+                        self.heard.set()
                 self._roster.changed.fire()
 
     async def _listed(self, units: Sequence[AgentUnit]) -> None:
@@ -51,6 +54,7 @@ class Follower:
         self.answered.set()
         for entry in list(self._roster.entries.values()):
             self._take(entry, found.pop(entry.id, None))
+        self.heard.set()
         for agent, unit in found.items():
             await self._stray(agent, unit)
 
