@@ -19,7 +19,7 @@ from sessiond.agents import launch
 from sessiond.agents.faults import fault
 from sessiond.agents.folder import AGENTS, LAUNCHES, AgentFolder
 from sessiond.agents.written import end_from_json, end_to_json, spec_from_json, spec_to_json
-from sessiond.errors import AlreadyExists, NotFound
+from sessiond.errors import AlreadyExists, Conflict, NotFound
 from sessiond.model.agent import AgentEnd, AgentSpec, Cause
 from sessiond.model.identity import is_agent_id
 from sessiond.paths import private_folder
@@ -147,6 +147,25 @@ class Book:
     def rewrite(self, spec: AgentSpec) -> None:
         """Replace what an agent was started with; its launch file stays."""
         self._put(self.folder(spec.id).spec, _dump(spec_to_json(spec)))
+
+    def relocate(self, spec: AgentSpec) -> None:
+        """Have its launch file lead to the spec's program and folder; raises Conflict `environment_gone`."""
+        folder = self.folder(spec.id)
+        path = folder.launch_kept if folder.launch_kept.exists() else folder.launch_passing
+        try:
+            _, argv, cwd, umask, environment = launch.decode(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise Conflict(
+                "environment_gone",
+                f"what {spec.name} was started with cannot be read: {error}",
+                hint="run it anew",
+                fields={"agent": spec.id, "name": spec.name},
+            ) from error
+        if environment.get(b"PWD") == cwd:
+            environment[b"PWD"] = os.fsencode(spec.cwd)
+        self._put(
+            path, launch.encode(os.fsencode(spec.program), argv, os.fsencode(spec.cwd), umask, environment)
+        )
 
     def note_asked(self, agent: str) -> None:
         """Somebody asks for its end."""

@@ -41,6 +41,7 @@ def spec_to_json(spec: AgentSpec) -> dict[str, object]:
         "resurrect": spec.resurrect,
         "boot": spec.boot,
         "manager": spec.manager,
+        "workspace": spec.workspace,
     }
 
 
@@ -74,6 +75,7 @@ def spec_from_json(value: object) -> AgentSpec:
         resurrect=read.flag("resurrect"),
         boot=read.text("boot"),
         manager=read.text("manager"),
+        workspace=read.maybe("workspace", read.text) or "",
     )
 
 

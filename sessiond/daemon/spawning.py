@@ -161,6 +161,7 @@ class Spawning:
             labels=dict(wish.labels),
             properties=dict(wish.properties),
             resurrect=wish.resurrect,
+            workspace=str(self._place.workspace.resolve()),
         )
 
     def _folder(self, asked: str) -> Path:
@@ -247,7 +248,7 @@ class Spawning:
         end, asked = entry.end, entry.asked
         try:
             await self._forgotten(entry)
-            spec = replace(entry.spec, boot=boot_id(), manager=manager)
+            spec = replace(self._at_home(entry.spec), boot=boot_id(), manager=manager)
             await asyncio.to_thread(self._forget_end, entry, spec)
         except BaseException:
             self._opening -= entry.spec.tty
@@ -270,7 +271,21 @@ class Spawning:
                 fields={"agent": entry.id, "name": name},
             )
 
+    def _at_home(self, spec: AgentSpec) -> AgentSpec:
+        """The spec with what lay in the workspace where it lies now, should that have been moved since."""
+        home = self._place.workspace.resolve()
+        if not spec.workspace or home == Path(spec.workspace):
+            return spec
+
+        def moved(path: Path) -> Path:
+            return home / path.relative_to(spec.workspace) if path.is_relative_to(spec.workspace) else path
+
+        return replace(spec, cwd=moved(spec.cwd), program=moved(spec.program), workspace=str(home))
+
     def _forget_end(self, entry: Entry, spec: AgentSpec) -> None:
+        if spec.workspace != entry.spec.workspace:
+            # First, so that a kill in between has it done again.
+            self._roster.book.relocate(spec)
         self._roster.book.rewrite(spec)
         self._roster.book.clear_end(entry.id)
 

@@ -64,7 +64,8 @@ class AgentSpec:
 
     ``program`` is the absolute path that the first word led to; ``stop_timeout`` and ``timeout`` are in
     seconds (``timeout`` 0: none); ``boot`` and ``manager`` name the run of the kernel and of the user's
-    manager that it was last started under, to tell a reboot from a stop.
+    manager that it was last started under, to tell a reboot from a stop; ``workspace`` is where that was
+    when it was started.
     """
 
     id: str
@@ -89,6 +90,7 @@ class AgentSpec:
     resurrect: bool = False
     boot: str = ""
     manager: str = ""
+    workspace: str = ""
 
     @property
     def unit(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sessiond import config
+from sessiond.agents import launch
 from sessiond.agents.book import Book
 from sessiond.agents.folder import AgentFolder
 from sessiond.daemon import batch
@@ -75,7 +76,7 @@ class Side:
     def facts(self, agent: str) -> Facts:
         return Facts()
 
-    def sweep(self) -> None:
+    def sweep(self, spared: Collection[str]) -> None:
         pass
 
     async def stop(self) -> None:
@@ -441,3 +442,84 @@ async def test_the_end_of_a_session_waits_for_ends_that_were_asked_for(stage: St
         await agents.end_all(stop_all)
     kept, _ = stage.book().load()
     assert all(one.end and one.end.asked for one in kept.values())
+
+
+async def test_who_asks_right_after_a_restart_is_told_of_what_runs(stage: Stage) -> None:
+    async with stage.agents() as agents:
+        made = await agents.spawn(wish())
+    async with stage.agents() as agents:
+        # The init system has not been heard yet.
+        assert agents.get(made.id).unit is None
+        [row] = await agents.list(Selection())
+        assert row.state is AgentState.RUNNING
+        assert row.unit is not None
+        assert row.unit.status.main_pid
+    async with stage.agents() as agents:
+        assert (await agents.measured(made.id)).state is AgentState.RUNNING
+
+
+async def test_what_nobody_can_tell_is_unknown_at_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sessiond.daemon.agents._FIRST_LOOK", 3600.0)
+    async with stage.agents() as agents:
+        made = await agents.spawn(wish())
+    stage.units.lose("it is gone")
+    async with stage.agents() as agents:
+        [row] = await agents.list(Selection())
+        assert (row.id, row.state, row.unit) == (made.id, AgentState.UNKNOWN, None)
+
+
+async def test_an_init_system_that_says_nothing_is_not_waited_for_long(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sessiond.daemon.agents._FIRST_LOOK", 0.01)
+    async with stage.agents() as agents:
+        made = await agents.spawn(wish())
+    # It serves, and does not follow yet.
+    monkeypatch.setattr(Agents, "begin", lambda _self: None)
+    async with stage.agents() as agents:
+        assert (await agents.measured(made.id)).state is AgentState.UNKNOWN
+
+
+@pytest.mark.parametrize("resurrect", [False, True])
+async def test_an_agent_follows_its_workspace(stage: Stage, resurrect: bool) -> None:
+    inside = stage.home / "workspace" / "src"
+    inside.mkdir()
+    program = inside / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    async with stage.agents() as agents:
+        made = await agents.spawn(
+            wish(argv=("./program", "word"), cwd=str(inside), resurrect=resurrect, umask=0o77)
+        )
+        await agents.kill(made.id)
+        assert (made.spec.cwd, made.spec.program) == (inside, program)
+        (stage.home / "workspace").rename(stage.home / "moved")
+        link = stage.store / "workspace"
+        link.unlink()
+        link.symlink_to(stage.home / "moved")
+        again = await agents.restart(made.id)
+        there = stage.home / "moved" / "src"
+        assert (again.spec.cwd, again.spec.program) == (there, there / "program")
+        kept = stage.book().read(made.id)
+        assert kept.spec.cwd == there
+        launched = kept.folder.launch_kept if resurrect else kept.folder.launch_passing
+        path, argv, cwd, umask, environment = launch.decode(launched.read_bytes())
+        assert (path, cwd) == (bytes(there / "program"), bytes(there))
+        assert (argv, umask) == ([b"./program", b"word"], 0o77)
+        assert environment[b"PWD"] == bytes(there)
+        await agents.kill(made.id)
+
+
+async def test_a_launch_file_that_cannot_be_read_starts_nothing(stage: Stage) -> None:
+    async with stage.agents() as agents:
+        made = await agents.spawn(wish())
+        await agents.kill(made.id)
+        (stage.home / "workspace").rename(stage.home / "moved")
+        link = stage.store / "workspace"
+        link.unlink()
+        link.symlink_to(stage.home / "moved")
+        stage.book().folder(made.id).launch_passing.write_bytes(b"garbage")
+        with pytest.raises(Conflict, match="cannot be read") as caught:
+            await agents.restart(made.id)
+        assert caught.value.code == "environment_gone"
+        assert agents.get(made.id).state is AgentState.TERMINATED
