@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
-import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sessiond.agents.deaths import Dangerous, Verdict, Watch, WatchedScreen, verdict_on
+from sessiond.agents.faults import open_file
 from sessiond.agents.folder import AgentFolder
 from sessiond.agents.index import ENTRY, HEADER, IndexReader, Kind, Slot, Stream, decode, unpack_size
 from sessiond.errors import NotFound
@@ -31,7 +30,6 @@ _MAGIC = b"sessiond screen 1\n"
 # Offset, columns, rows, length of the drawing, and a checksum of it with all of these.
 _HEAD = struct.Struct("<QHHII")
 _DRAWING_MAX = 64 << 20
-_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 MakeScreen = Callable[[int, int, int], Screen]
 
@@ -50,7 +48,7 @@ def read_checkpoint(folder: AgentFolder) -> Checkpoint | None:
     """What was kept; None where there is none, or what is there is damaged: it is only a cache."""
     start = len(_MAGIC) + _HEAD.size
     try:
-        with open(_open(folder.screen), "rb") as file:
+        with open(open_file(folder.screen, os.O_RDONLY), "rb") as file:
             data = file.read(start + _DRAWING_MAX)
     except OSError:
         return None
@@ -76,7 +74,7 @@ def write_checkpoint(folder: AgentFolder, checkpoint: Checkpoint) -> None:
     check = _check(offset, columns, rows, drawing)
     draft = folder.screen.with_name(".screen-new")
     try:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _FLAGS, 0o600)
+        fd = open_file(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         with os.fdopen(fd, "wb") as file:
             file.write(_MAGIC + _HEAD.pack(offset, columns, rows, len(drawing), check))
             file.write(drawing)
@@ -85,15 +83,6 @@ def write_checkpoint(folder: AgentFolder, checkpoint: Checkpoint) -> None:
         log.debug("no drawing of the screen is kept in %s: %s", folder.path, error.strerror)
         with contextlib.suppress(OSError):
             draft.unlink()
-
-
-def _open(path: Path) -> int:
-    """Open a file for reading; OSError also where it is anything but a file. Never waits for a pipe."""
-    fd = os.open(path, os.O_RDONLY | _FLAGS)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    return fd
 
 
 def _check(offset: int, columns: int, rows: int, drawing: bytes) -> int:
@@ -112,7 +101,7 @@ class Replay:
     ) -> None:
         self._folder = folder
         try:
-            self._record = _open(folder.record)
+            self._record = open_file(folder.record, os.O_RDONLY)
         except OSError as error:
             raise NotFound(
                 "record_gone",
@@ -237,7 +226,7 @@ class _Index:
     def read(cls, path: Path, offset: Callable[[int], int]) -> _Index:
         """``offset`` tells where to begin, given the first offset that is held."""
         try:
-            fd = _open(path)
+            fd = open_file(path, os.O_RDONLY)
         except OSError:
             return cls(max(0, offset(0)))
         try:

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 from pathlib import Path
 
 from sessiond.errors import Exhausted, PermissionDenied, SessiondError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def open_file(path: Path, flags: int) -> int:
+    """Open a file of an agent, or make it where the flags say so; never waits for a pipe.
+
+    Raises OSError also where something else than a file stands in its place.
+    """
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return fd
 
 
 def fault(error: OSError, path: Path, deed: str) -> SessiondError:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
+from sessiond.agents.faults import open_file
 from sessiond.agents.holes import NoPunching, punch
 
 log = logging.getLogger(__name__)
@@ -230,7 +231,7 @@ class IndexWriter:
 
     def __init__(self, path: Path, limit: int = INDEX_LIMIT) -> None:
         self._limit = max(limit, 4 * _BLOCK)
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._fd = open_file(path, os.O_RDWR | os.O_CREAT)
         self._owed: list[Entry] = []
         self._told = False
         self._can_punch = True

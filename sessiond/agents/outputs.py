@@ -17,7 +17,7 @@ from typing import Protocol
 from asyncinotify import Inotify, Mask, Watch
 
 from sessiond.agents.bounds import GROWTH, LEAST, FreeDisk, RecordLimits, cut_front, over_total, slack
-from sessiond.agents.faults import fault
+from sessiond.agents.faults import fault, open_file
 from sessiond.agents.folder import AgentFolder
 from sessiond.agents.holes import NoPunching
 from sessiond.agents.index import Entry, IndexWriter, Kind, Reason, Slot, Stream, now
@@ -146,7 +146,7 @@ class Outputs:
         path = folder.path / stream.value
         try:
             # The program's own descriptor appends; ours reads and drops the front.
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = open_file(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise fault(error, path, "opened") from error
         stack.callback(os.close, fd)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from sessiond.agents.bounds import GROWTH, LEAST, FreeDisk, RecordLimits, cut_front, over_total, slack
-from sessiond.agents.faults import fault
+from sessiond.agents.faults import fault, open_file
 from sessiond.agents.folder import AgentFolder
 from sessiond.agents.holes import NoPunching
 from sessiond.agents.index import Entry, IndexWriter, Kind, Reason, Slot, Stream, now, pack_size
@@ -65,7 +65,7 @@ class Record:
     def open(cls, folder: AgentFolder, limits: RecordLimits) -> Self:
         """Create or reopen it. Raises Exhausted `disk_full`, PermissionDenied `state_denied`."""
         try:
-            fd = os.open(folder.record, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = open_file(folder.record, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise fault(error, folder.record, "opened") from error
         try:

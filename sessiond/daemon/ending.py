@@ -159,7 +159,7 @@ class Endings:
         except SessiondError as error:
             log.warning("the record of %s may lack its end: %s", entry.spec.name, error.message)
         if released:
-            _unreleased(entry).unlink(missing_ok=True)
+            _try_unlink(_unreleased(entry))
         entry.settled = True
         self._roster.changed.fire()
         self._streams.tell_ended(self._roster.row(entry))
@@ -194,6 +194,14 @@ def _try_touch(path: Path) -> None:
         path.touch(mode=0o600)
     except OSError as error:
         log.debug("%s: %s", path, error)
+
+
+def _try_unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        # It is released once more when a daemon starts, which does no harm.
+        log.warning("%s is not removed: %s", path, error.strerror)
 
 
 def _was_asked(entry: Entry, unit: AgentUnit) -> bool:

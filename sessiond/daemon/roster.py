@@ -74,6 +74,8 @@ class Roster:
         for one in skipped:
             log.warning("%s holds no agent that can be read: %s", one.path, one.reason)
         self.entries = {agent: Entry.of(one) for agent, one in kept.items()}
+        # It may run: without its terminal it would be hung up on.
+        self._streams.spare({one.path.name for one in skipped})
 
     def add(self, entry: Entry) -> None:
         """One more."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from sessiond.agents.folder import AgentFolder
@@ -54,7 +54,7 @@ class TerminalsLike(Protocol):
 
     def ended(self, agent: str, message: Agent) -> None: ...
 
-    def sweep(self) -> None: ...
+    def sweep(self, spared: Collection[str]) -> None: ...
 
     async def stop(self) -> None: ...
 
@@ -92,6 +92,7 @@ class Streams:
         self._terminals: TerminalsLike | None = None
         self._outputs: OutputsLike | None = None
         self._open: dict[str, bool] = {}
+        self._spared: frozenset[str] = frozenset()
 
     @property
     def terminals(self) -> TerminalsLike:
@@ -133,9 +134,13 @@ class Streams:
         self._open[spec.id] = spec.tty
         return True
 
+    def spare(self, agents: Collection[str]) -> None:
+        """Nothing is known of these agents, and what is kept for them stays."""
+        self._spared = frozenset(agents)
+
     def sweep(self) -> None:
         """All were restored: let go of what was kept for nobody."""
-        self.terminals.sweep()
+        self.terminals.sweep(self._spared)
 
     def started(self, agent: str) -> None:
         """Its program holds its own ends now."""

@@ -8,6 +8,7 @@ import os
 import select
 import time
 from collections import deque
+from collections.abc import Collection
 
 from sessiond.agents.bounds import RecordLimits
 from sessiond.agents.checkpoint import MakeScreen
@@ -124,10 +125,11 @@ class Terminals:
         self._terminals[spec.id] = terminal
         return terminal
 
-    def sweep(self) -> None:
-        """Let go of kept terminals that nobody took back: their agents are not in the book."""
+    def sweep(self, spared: Collection[str] = ()) -> None:
+        """Let go of kept terminals that nobody took back: their agents are not in the book. Those of agents
+        that are spared stay as they are."""
         for name in self._descriptors.names:
-            if name.startswith((_TTY, _PIPE)):
+            if name.startswith((_TTY, _PIPE)) and name.partition("-")[2] not in spared:
                 log.warning("a terminal was kept for nobody: %s", name)
                 fd = self._descriptors.take(name)
                 if fd is not None:

@@ -82,7 +82,13 @@ class AtRest:
         """The same with how much of their output there is."""
         found = []
         for row in rows:
-            facts = self._output.facts(row.spec, self._folder(row))
+            try:
+                facts = self._output.facts(row.spec, self._folder(row))
+            except SessiondError as error:
+                # Files that cannot be read must take nobody out of the list.
+                log.warning("what %s printed is not told: %s", row.spec.name, error.message)
+                found.append(row)
+                continue
             problem = "" if row.state.ended else facts.problem
             found.append(
                 replace(row, record_start=facts.start, record_bytes=facts.end, recording_problem=problem)
