@@ -74,6 +74,7 @@ class Hub:
             await viewer.woken()
 
     async def _drawing(self, viewer: Viewer) -> pb.AttachAgentResponse:
+        scrollback = viewer.scrollback
         screen = await self.screen.get()
         # From here on within one turn of the loop: nothing comes between screen and output.
         cut = self.screen.cut()
@@ -82,13 +83,12 @@ class Hub:
         message = pb.AttachScreen(
             size=pb.TerminalSize(columns=columns, rows=rows), offset=offset - len(cut), behind=viewer.behind
         )
-        scrollback = viewer.scrollback
         # What comes while it is drawn follows it.
         viewer.drawn(cut, offset)
         if scrollback <= QUICK:
             message.data = screen.drawing(scrollback)
         else:
-            message.data = await self.screen.exclusively(lambda screen: screen.drawing(scrollback))
+            message.data = await self.screen.deep(scrollback, lambda deep: deep.drawing(scrollback))
         return pb.AttachAgentResponse(screen=message)
 
     # ---- clients

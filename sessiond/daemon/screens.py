@@ -11,7 +11,7 @@ from sessiond.agents.checkpoint import Checkpoint, MakeScreen, Replay, write_che
 from sessiond.agents.folder import AgentFolder
 from sessiond.agents.record import Record
 from sessiond.daemon.boundary import LOOK_BACK, unfinished
-from sessiond.errors import Conflict
+from sessiond.errors import Conflict, NotFound
 from sessiond.ports import Screen
 from sessiond.terminal.queries import QueryScanner
 
@@ -30,8 +30,11 @@ _STEPS = 3
 _WORTH = 8 << 20
 # With no more scrollback the loop may draw by itself.
 QUICK = 100
+# What is held all the while somebody looks: enough for a terminal that is made higher. Who wants more, and
+# seldom, gets it from a screen of its own: ten thousand lines are 16 MB.
+HELD = 500
 # A screen costs memory, making it anew time: so many seconds after it was last needed it is let go of.
-_IDLE = 30.0
+IDLE = 30.0
 
 
 class LiveScreen:
@@ -54,6 +57,8 @@ class LiveScreen:
         self._record = record
         self._make_screen = make_screen
         self._scrollback = scrollback
+        # One at a time: each is large.
+        self._deepening = asyncio.Lock()
         self._size = size
         self._answer = answer
         self._pause = pause
@@ -137,19 +142,27 @@ class LiveScreen:
             if not self._waiting:
                 self._pause(False)
 
-    async def exclusively(self, work: Callable[[Screen], T]) -> T:
-        """Do something long, in a thread, with the screen that ``get`` gave in this turn of the loop."""
-        replay = self._replay
-        if replay is None or self._task is not None:
-            raise RuntimeError("the screen was not asked for in this turn")
-        answers: list[T] = []
+    async def deep(self, scrollback: int, work: Callable[[Screen], T]) -> T:
+        """Do something long, in a thread, with a screen as it is in this turn of the loop that holds so many
+        lines; it is made for that alone. Raises NotFound `record_gone`."""
+        until, size = self._record.end, self._size
+        async with self._deepening:
+            return await asyncio.to_thread(self._made_deep, until, size, scrollback, work)
 
-        async def run() -> None:
-            answers.append(await asyncio.to_thread(work, replay.screen))
-
-        task = self._begin(run())
-        await asyncio.shield(task)
-        return answers[0]
+    def _made_deep(
+        self, until: int, size: tuple[int, int], scrollback: int, work: Callable[[Screen], T]
+    ) -> T:
+        replay = Replay(self._folder, self._make_screen, *size, scrollback)
+        try:
+            replay.skip(self._record.start)
+            replay.advance(until)
+            replay.resized()
+            if replay.screen.size != size:
+                replay.screen.resize(*size)
+            return work(replay.screen)
+        finally:
+            replay.close()
+            replay.screen.close()
 
     def hold(self) -> None:
         """Keep it until ``release``, once for each call."""
@@ -158,9 +171,6 @@ class LiveScreen:
     def release(self) -> None:
         """End one ``hold``."""
         self._holders -= 1
-        if not self._holders and self._replay is not None:
-            # So that a drawing of it can be kept.
-            self._catch_up()
         self._used()
 
     def cut(self) -> bytes:
@@ -175,7 +185,7 @@ class LiveScreen:
             self._idle.cancel()
             self._idle = None
         if not self._holders and self._replay is not None and not self._closed:
-            self._idle = asyncio.get_running_loop().call_later(_IDLE, self._forget)
+            self._idle = asyncio.get_running_loop().call_later(IDLE, self._forget)
 
     def _forget(self) -> None:
         self._idle = None
@@ -251,7 +261,7 @@ class LiveScreen:
     async def _run(self) -> None:
         if self._replay is None:
             replay = await asyncio.to_thread(
-                Replay, self._folder, self._make_screen, *self._size, self._scrollback
+                Replay, self._folder, self._make_screen, *self._size, min(self._scrollback, HELD)
             )
             # Its sizes are those that were noted by then: the last one cannot be noted twice too often.
             replay.note(self._record.end, self._size)
@@ -290,10 +300,12 @@ class LiveScreen:
         if self._closed or not self._worth_keeping():
             return
         try:
-            screen = await self.get()
-            end, cut, (columns, rows) = self._record.end, self.cut(), screen.size
+            end, cut, (columns, rows) = self._record.end, self.cut(), self._size
             self._kept = end
-            drawing = await self.exclusively(lambda screen: screen.drawing(self._scrollback))
+            drawing = await self.deep(self._scrollback, lambda screen: screen.drawing(self._scrollback))
+        except NotFound:
+            # The agent is being removed.
+            return
         except Exception:
             log.warning("the screen of agent %s is not kept", self._folder.agent, exc_info=True)
             return

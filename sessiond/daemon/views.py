@@ -13,7 +13,7 @@ from sessiond.agents.reading import Query, RecordReader
 from sessiond.aio import Pulse, any_of
 from sessiond.config import Terminal as TerminalSettings
 from sessiond.daemon.roster import Entry, Roster
-from sessiond.daemon.screens import QUICK
+from sessiond.daemon.screens import HELD, QUICK
 from sessiond.daemon.terminal import Terminal
 from sessiond.daemon.viewer import Viewer
 from sessiond.errors import Conflict, InvalidArgument, SessiondError
@@ -180,7 +180,7 @@ class Views:
                 screen, offset = await live.get(), terminal.record.end
                 if scrollback <= QUICK:
                     return screen_to_wire(screen.write_down(form, scrollback), offset)
-                written = await live.exclusively(lambda screen: screen.write_down(form, scrollback))
+                written = await live.deep(scrollback, lambda deep: deep.write_down(form, scrollback))
                 return screen_to_wire(written, offset)
         written, offset = await asyncio.to_thread(self._at_rest, entry, form, scrollback)
         return screen_to_wire(written, offset)
@@ -188,7 +188,7 @@ class Views:
     def _at_rest(self, entry: Entry, form: str, scrollback: int) -> tuple[ScreenText, int]:
         spec = entry.spec
         screen, offset = rebuild(
-            entry.folder, self._make_screen, spec.columns, spec.rows, self._settings.scrollback
+            entry.folder, self._make_screen, spec.columns, spec.rows, max(scrollback, HELD)
         )
         try:
             return screen.write_down(form, scrollback), offset

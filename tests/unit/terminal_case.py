@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from sessiond.agents.book import Book
 from sessiond.agents.bounds import RecordLimits
+from sessiond.agents.checkpoint import MakeScreen
 from sessiond.agents.folder import AgentFolder
 from sessiond.agents.reading import RecordFacts, RecordReader
 from sessiond.config import Terminal as TerminalSettings
@@ -103,15 +104,16 @@ class Case:
         self.folder = AgentFolder(folder / "sessions" / SESSION / "agents" / AGENT, folder)
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self.store = store
+        self.make_screen: MakeScreen = make_screen
         self.programs: list[subprocess.Popen[bytes]] = []
         self.again()
 
     def again(self, limits: RecordLimits = LIMITS) -> None:
         """A new life of the daemon."""
-        self.terminals = Terminals(self.store.passed_on(), limits, SETTINGS, make_screen)
+        self.terminals = Terminals(self.store.passed_on(), limits, SETTINGS, self.make_screen)
         self.roster = Roster(Book(SESSION, self.folder.path, self.folder.runtime), Streams())  # type: ignore[arg-type]
         self.roster.entries[AGENT] = Entry(self.spec, self.folder)
-        self.views = Views(self.roster, lambda: self.terminals, _no_outputs, SETTINGS, make_screen)
+        self.views = Views(self.roster, lambda: self.terminals, _no_outputs, SETTINGS, self.make_screen)
 
     @property
     def entry(self) -> Entry:

@@ -10,8 +10,11 @@ import pytest
 
 from sessiond.agents.bounds import RecordLimits
 from sessiond.daemon import viewer
+from sessiond.daemon.screens import HELD
 from sessiond.errors import Conflict, InvalidArgument, SessiondError, Unreachable
+from sessiond.ports import Screen
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
+from sessiond.terminal.emulator import make_screen
 from tests.unit.terminal_case import AGENT, Case, Client, attached, case, size
 
 # Prints what it reads, in visible form, until it reads a q.
@@ -414,3 +417,28 @@ async def test_much_scrollback_is_drawn_while_output_goes_on(one: Case) -> None:
             await client.next()
         # What follows begins where the screen ends.
         assert one.record[screen.offset : screen.offset + len(client.seen)] == client.seen
+
+
+async def test_a_screen_that_is_looked_at_holds_little_and_shows_all_on_request(one: Case) -> None:
+    made: list[int] = []
+
+    def make(columns: int, rows: int, scrollback: int) -> Screen:
+        made.append(scrollback)
+        return make_screen(columns, rows, scrollback)
+
+    one.make_screen = make
+    one.again()
+    path = await one.open()
+    one.run(
+        path, "os.write(1, b''.join(b'line %d\\r\\n' % n for n in range(900)) + b'done')\nsys.stdin.read()"
+    )
+    await one.grown(b"done")
+    async with attached(one) as plain, attached(one, scrollback=1000) as long:
+        assert b"line 50\r" not in (await plain.screen()).data
+        screen = await long.screen()
+        assert b"line 50\r" in screen.data
+        assert screen.offset == len(one.record)
+        shown = await one.views.get_screen(pb.GetScreenRequest(agent=AGENT, scrollback=1000))
+        assert shown.content.splitlines()[0] == "line 0"
+    # The one that stays, and one for each who asked for more.
+    assert made == [HELD, 1000, 1000]
