@@ -7,13 +7,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from statistics import median
 
+from sessiond.daemon.screens import IDLE
 from sessiond.model.unit import daemon_unit
 from tests.benchmarks.figures import Figure, Goal
 from tests.benchmarks.footprint import SETTLING, memory_of, wakeup_rates
 from tests.benchmarks.stage import Stage, interleave, program, progress, sessionctl
 from tests.benchmarks.terminal import until_shown
+from tests.benchmarks.typist import Typist
 
 _AGENTS = 10
 _LINES = 10_000
@@ -70,45 +73,58 @@ async def _process(argv: Sequence[str]) -> float:
 
 
 async def idle(stage: Stage, runs: int) -> list[Figure]:
-    """A daemon's memory and wake-ups with idle agents, each behind a full scrollback that was looked at."""
-    busy, quiet = await stage.create(), await stage.create()
-    for session in (busy, quiet):
+    """Daemons' memory and wake-ups with idle agents, each behind a full scrollback that was looked at.
+
+    Two daemons that differ by ten agents are measured at the same time: what every daemon needs once that
+    has an agent is in both. A third has none.
+    """
+    few, many, none = [await stage.create() for _ in range(3)]
+    for session in (few, many, none):
         await stage.start(session)
     text = f"import time; print(*range({_LINES}), sep='\\n', flush=True); time.sleep(9999)"
-    memory = []
-    for number in range(_AGENTS + 1):
-        name = f"idle-{number}"
+    agents = [(few, "idle-0"), *((many, f"idle-{number}") for number in range(_AGENTS + 1))]
+    for session, name in agents:
         words = ("--detach", "--tty", "--name", name, "--", sys.executable, "-c", text)
-        sessionctl("run", "-s", busy, *words)
-        await asyncio.to_thread(until_shown, busy, name, str(_LINES - 1))
-        if number in (0, _AGENTS):
-            memory.append(memory_of(await _pid(stage, busy)))
-    pids = [await _pid(stage, busy), await _pid(stage, quiet)]
-    progress("letting two daemons idle")
-    await asyncio.sleep(SETTLING)
+        sessionctl("run", "-s", session, *words)
+    for session, name in agents:
+        await asyncio.to_thread(until_shown, session, name, str(_LINES - 1))
+    pids = [await _pid(stage, session) for session in (few, many, none)]
+    progress(f"letting three daemons idle for {IDLE + SETTLING:g} s")
+    await asyncio.sleep(IDLE + SETTLING)
+    memory = [memory_of(pid) for pid in pids]
     rates = [(await wakeup_rates(pids))[0] for _ in range(_ROUNDS)]
-    for session in (busy, quiet):
+    with ExitStack() as stack:
+        for session, name in agents:
+            client = stack.enter_context(Typist([program("sessionctl"), "attach", f"{session}/{name}"]))
+            await asyncio.to_thread(client.until, str(_LINES - 1).encode())
+        await asyncio.sleep(SETTLING)
+        attached = [memory_of(pid) for pid in pids]
+    for session in (few, many, none):
         await stage.delete(session)
-    each = (memory[1] - memory[0]) / _AGENTS
     return [
         Figure(
             "agent-memory",
             "a session daemon's memory for an idle agent with full scrollback (PSS)",
             "2 MB",
             "MB",
-            [each],
+            [(memory[1] - memory[0]) / _AGENTS],
             [2.0],
             Goal.TIMES,
             1.0,
-            parts={"the daemon with one agent": memory[0], f"with {_AGENTS + 1}": memory[1]},
+            parts={
+                "while a client is attached to each": (attached[1] - attached[0]) / _AGENTS,
+                "the daemon with one agent": memory[0],
+                f"with {_AGENTS + 1}": memory[1],
+                "with none": memory[2],
+            },
         ),
         Figure(
             "agent-wakeups",
-            f"wake-ups of a session daemon with {_AGENTS} idle agents",
+            f"wake-ups of a session daemon with {_AGENTS + 1} idle agents",
             "one with none",
             "/s",
-            [pair[0] for pair in rates],
-            [pair[1] for pair in rates],
+            [one[1] for one in rates],
+            [one[2] for one in rates],
             Goal.TIMES,
             _NOISE,
         ),
