@@ -106,6 +106,8 @@ class Route:
                 continue
             line = Line(path)
             try:
+                if path == self.supervisor:
+                    await self._settled(line)
                 return line, await self.get(line)
             except Lost:
                 await line.close()
@@ -113,6 +115,21 @@ class Route:
                 await line.close()
                 raise
         return None
+
+    async def _settled(self, line: Line) -> None:
+        """Wait until the session's daemon is there, or is not to come back: only then the supervisor knows
+        whom to hand on to."""
+        from sessiond.rpc._generated.v1 import sessions_pb2 as pb
+        from sessiond.rpc._generated.v1 import types_pb2 as types
+
+        states = (
+            types.SESSION_STATE_ACTIVE,
+            types.SESSION_STATE_INACTIVE,
+            types.SESSION_STATE_ERROR,
+            types.SESSION_STATE_ARCHIVED,
+        )
+        request = pb.WaitSessionRequest(session=self.session, states=states)
+        await line.call(line.sessions.WaitSession, request, timeout=None)
 
     async def _ended_with_session(self) -> tuple[Line, Any]:
         """Return once the session is known to have stopped, and the agent to have ended; never otherwise."""

@@ -136,6 +136,11 @@ async def _failure(call: Any) -> grpc.aio.AioRpcError:
 def told(error: grpc.aio.AioRpcError) -> SessiondError | Lost:
     """What a failed call means: an error that the other side told, or that nobody is there any more."""
     found = from_rpc_error(error)
-    if isinstance(found, Unreachable) or found.code in _BROKEN:
+    if isinstance(found, Unreachable) or found.code in _BROKEN or _restarts(found):
         return Lost(found)
     return found
+
+
+def _restarts(error: SessiondError) -> bool:
+    """Whether the daemon is on its way down or up: another may be there soon."""
+    return error.code == "session_not_running" and error.fields.get("state") in ("stopping", "starting")

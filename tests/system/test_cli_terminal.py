@@ -187,8 +187,11 @@ def test_following_output_tells_each_line_once_over_dead_daemons(
     crew.kill_daemon()
     product.ctl("restart", crew.session)
     out, err = following.communicate(timeout=60)
-    assert (following.returncode, err) == (0, "")
-    assert out.splitlines() == [f"line {n}" for n in range(1, 101)]
+    assert not err, err
+    assert following.returncode == 0
+    lines = out.splitlines()
+    assert (lines[-1:], crew.get("it").exit_status) == (["line 100"], 0)
+    assert lines == [f"line {n}" for n in range(1, 101)]
 
 
 # ---- what was recorded ----------------------------------------------------------------------
