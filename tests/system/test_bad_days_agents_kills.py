@@ -298,20 +298,30 @@ def test_a_client_that_is_killed_takes_its_size_with_it_and_nothing_else(crew: C
         assert (state(crew.get(agent.id)), crew.get(agent.id).pid) == ("running", agent.pid)
         crew.kill(agent.id)
         assert stays.end() == 0
-    # Whoever follows, waits or exports and is killed leaves nothing either.
+    crew.gone()
+
+
+def test_clients_that_are_killed_leave_nothing_open(crew: Crew) -> None:
+    product = crew.product
     other = crew.sh("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done", name="other")
-    before = len(os.listdir(f"/proc/{product.host.outer_pid(product.pid(crew.session))}/fd"))
-    running = [
-        product.host.popen([SESSIONCTL, *words])
-        for words in (["output", "other", "-f"], ["wait", "other"], ["replay", "other"])
-    ]
-    for one in running:
-        one.kill()
-        one.wait()
-    crew.printed(other.id, str(len(crew.lines(other.id)) + 20))
-    until(
-        lambda: len(os.listdir(f"/proc/{product.host.outer_pid(product.pid(crew.session))}/fd")) <= before,
-        "all that was open for them to be closed",
-    )
+    crew.printed(other.id, "5")
+    # What stays open for the next call is open before anything is counted.
+    product.ctl("output", "other", "-n", "1")
+
+    def opened() -> int:
+        return len(os.listdir(f"/proc/{product.host.outer_pid(product.pid(crew.session))}/fd"))
+
+    before = opened()
+    for _ in range(3):
+        running = [product.host.popen([SESSIONCTL, "output", "other", "-f"]) for _ in range(4)]
+        for one in running:
+            assert one.stdout is not None
+            # It follows.
+            assert one.stdout.readline()
+        assert opened() >= before + len(running)
+        for one in running:
+            one.kill()
+            one.wait()
+        until(lambda: opened() <= before, "all that was open for them to be closed")
     crew.kill(other.id)
     crew.gone()
