@@ -15,7 +15,6 @@ import pytest
 from tests.system.product import HOME, Product, until
 
 SOCKET = f"{HOME}/tmux.sock"
-CONFIGURATION = f"{HOME}/tmux.conf"
 # What tmux knows of the modes that a program set on its terminal.
 MODES = (
     "alternate_on",
@@ -112,16 +111,15 @@ class Tmux:
     def __init__(self, product: Product) -> None:
         need("tmux")
         self._product = product
-        product.write(CONFIGURATION, "set -g remain-on-exit on\n")
         # From out here a client of tmux starts in a tenth of the time.
         self._client = ["tmux", "-S", str(product.host.path(SOCKET))]
 
     def window(
         self, name: str, command: list[str], *, columns: int = 80, rows: int = 24, cwd: str = HOME
     ) -> Window:
-        """A window in which a command runs; it stays when the command has ended."""
+        """A window in which a command runs."""
         words = ["new-session", "-d", "-s", name, "-x", str(columns), "-y", str(rows), "-c", cwd]
-        server = ["tmux", "-u", "-S", SOCKET, "-f", CONFIGURATION]
+        server = ["tmux", "-u", "-S", SOCKET, "-f", "/dev/null"]
         self._product.host.run([*server, *words, shlex.join(command)], cwd=cwd)
         return Window(self, name)
 
@@ -179,12 +177,6 @@ class Window:
     def shows(self, wanted: str) -> None:
         """Wait until a text is on its screen."""
         until(lambda: wanted in self.text(), f"{wanted!r} on the screen of {self._name}", timeout=_TIMEOUT)
-
-    def exit_status(self) -> int:
-        """Wait until its command has ended; returns how."""
-        what = f"the end of {self._name}"
-        # A terminal is closed a moment before its program has ended.
-        return int(until(lambda: self.tell("pane_dead_status")[0], what, timeout=_TIMEOUT))
 
 
 def same(
