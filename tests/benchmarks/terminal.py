@@ -16,12 +16,20 @@ from tests.benchmarks.stage import Stage, program, sessionctl
 from tests.benchmarks.typist import DEADLINE, Typist
 
 _MEGABYTES = 32
+# Each part of a stream is waited for by its reader, and less than a client may be behind.
+_PARTS = 64
 _KEYS_EACH = 20
 _LINES = 10_000
 _END = b"-- the end --"
 _RAW = "stty raw -echo; printf READY; "
 # Waits for a key, then prints the file it is given, then the mark, and stays.
 _SHOW = _RAW + 'head -c 1 >/dev/null; cat "$0"; printf %s "-- the" " end --"; exec sleep 600'
+# The same in parts, each after a key.
+_SHOW_PARTS = (
+    _RAW
+    + 'for one in "$0"/part-*; do head -c 1 >/dev/null; cat "$one"; printf %s "-- the" " end --"; done; '
+    + "exec sleep 600"
+)
 # The same without anybody to press a key: waits for a fifo, and tells how long it took, in nanoseconds.
 _TELL = (
     'stty raw -echo; read -r go <"$1"; began=$(date +%s%N); cat "$0"; '
@@ -40,6 +48,17 @@ def _sample(folder: Path) -> Path:
     return path
 
 
+def _in_parts(sample: Path) -> Path:
+    """A folder with the same in equal parts."""
+    folder = sample.with_name("parts")
+    folder.mkdir()
+    data = sample.read_bytes()
+    each = len(data) // _PARTS
+    for number in range(_PARTS):
+        (folder / f"part-{number:02}").write_bytes(data[number * each : (number + 1) * each])
+    return folder
+
+
 async def stream(stage: Stage, runs: int) -> list[Figure]:
     """The same stream through us, dtach and tmux, to an attached client, and to nobody."""
     session = await stage.create()
@@ -47,14 +66,25 @@ async def stream(stage: Stage, runs: int) -> list[Figure]:
     folder = stage.home / "stream"
     folder.mkdir()
     shown = _sample(folder)
-    ours = [program("sessionctl"), "run", "-s", session, "--", "sh", "-c", _SHOW, str(shown)]
-    ways: dict[str, Callable[[], list[str]]] = {
-        "sessiond": lambda: ours,
-        "dtach": lambda: _dtach(folder, "-A", "sh", "-c", _SHOW, str(shown)),
-        "tmux": lambda: _tmux(folder, "sh", "-c", _SHOW, str(shown)),
-        "a bare terminal": lambda: ["sh", "-c", _SHOW, str(shown)],
-    }
-    samples = await _rounds(runs, {name: _attached(argv) for name, argv in ways.items() if _there(name)})
+    parts_of_it = _in_parts(shown)
+
+    def ways(*argv: str) -> dict[str, Callable[[], list[str]]]:
+        made: dict[str, Callable[[], list[str]]] = {
+            "sessiond": lambda: [program("sessionctl"), "run", "-s", session, "--", *argv],
+            "dtach": lambda: _dtach(folder, "-A", *argv),
+            "tmux": lambda: _tmux(folder, *argv),
+            "a bare terminal": lambda: list(argv),
+        }
+        return {name: start for name, start in made.items() if _there(name)}
+
+    got: dict[str, list[int]] = {}
+    whole = ways("sh", "-c", _SHOW, str(shown))
+    samples = await _rounds(
+        runs, {name: _attached(argv, got.setdefault(name, [])) for name, argv in whole.items()}
+    )
+    paced = ways("sh", "-c", _SHOW_PARTS, str(parts_of_it))
+    # tmux draws, and never passes every byte.
+    steps = await _rounds(runs, {name: _paced(name, argv) for name, argv in paced.items() if name != "tmux"})
     alone = await _rounds(
         runs,
         {
@@ -65,8 +95,16 @@ async def stream(stage: Stage, runs: int) -> list[Figure]:
     await stage.delete(session)
     rate = {name: _MEGABYTES * 1.048576 / (median(times) / 1000) for name, times in samples.items()}
     parts = {f"{name}, MB/s (not ms)": value for name, value in rate.items()}
+    parts |= {
+        f"{name}, % of the bytes shown (not ms)": 100 * median(counts) / (_MEGABYTES << 20)
+        for name, counts in got.items()
+        if name in ("sessiond", "tmux")
+    }
     size = f"{_MEGABYTES} MiB of output"
-    note = "recorded all the while; the goal of half the bytes a second is twice the time"
+    note = (
+        "recorded all the while; the goal of half the bytes a second is twice the time. A client that does "
+        "not keep up is sent the screen instead of what it missed, and no program waits for it"
+    )
     return [
         Figure(
             "stream",
@@ -79,6 +117,17 @@ async def stream(stage: Stage, runs: int) -> list[Figure]:
             2.0,
             parts=parts,
             note=note,
+        ),
+        Figure(
+            "paced",
+            f"{size} to an attached client that shows every byte, in {_PARTS} parts that are waited for",
+            "dtach",
+            "ms",
+            steps["sessiond"],
+            steps["dtach"],
+            Goal.TIMES,
+            2.0,
+            parts={name: median(times) for name, times in steps.items()},
         ),
         Figure(
             "unattended",
@@ -120,14 +169,33 @@ async def _rounds(runs: int, ways: dict[str, Round]) -> dict[str, list[float]]:
     return samples
 
 
-def _attached(argv: Callable[[], Sequence[str]]) -> Round:
+def _attached(argv: Callable[[], Sequence[str]], got: list[int]) -> Round:
+    """``got`` takes the bytes that were shown in each round."""
+
     def once() -> float:
         with Typist(argv()) as typist:
             typist.until(b"READY")
             began = time.perf_counter()
             typist.type(b"g")
-            typist.until(_END)
+            got.append(typist.until(_END))
             return (time.perf_counter() - began) * 1000
+
+    return once
+
+
+def _paced(name: str, argv: Callable[[], Sequence[str]]) -> Round:
+    def once() -> float:
+        with Typist(argv()) as typist:
+            typist.until(b"READY")
+            began = time.perf_counter()
+            shown = 0
+            for _ in range(_PARTS):
+                typist.type(b"g")
+                shown += typist.until(_END)
+            took = (time.perf_counter() - began) * 1000
+        if shown < _MEGABYTES << 20:
+            raise RuntimeError(f"{name} showed {shown} bytes of {_MEGABYTES << 20}")
+        return took
 
     return once
 
