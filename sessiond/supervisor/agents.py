@@ -21,6 +21,8 @@ from sessiond.supervisor.forwarding import Daemons, Reached, unreachable
 SERVICE = "sessiond.v1.AgentsService"
 # How long a daemon that is on its way up is waited for.
 PATIENCE = 10.0
+# So often a call that changes nothing is repeated; one that ends its daemon must not end all that follow.
+_REPEATS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +119,26 @@ class AgentCalls:
         method = METHODS[name]
         request = parsed(method.request, raw)
         session = self._directory.resolve(request.session)
-        async with self.daemon(session) as daemon:
-            if daemon is None:
-                return await self._rest(name, session, request)
-            answer = await daemon.unary(
-                path(name), addressed(raw, session), timeout=timeout, effect=method.effect
-            )
+        began = asyncio.get_running_loop().time()
+        for repeats in range(0 if method.effect else _REPEATS, -1, -1):
+            async with self.daemon(session) as daemon:
+                if daemon is None:
+                    return await self._rest(name, session, request)
+                spent = asyncio.get_running_loop().time() - began
+                left = None if timeout is None else max(0.0, timeout - spent)
+                try:
+                    answer = await daemon.unary(
+                        path(name),
+                        addressed(_shortened(request, raw, spent), session),
+                        timeout=left,
+                        effect=method.effect,
+                    )
+                except Unreachable:
+                    # It went away over a call that changes nothing: its next life can be asked as well.
+                    if not repeats:
+                        raise
+                else:
+                    break
         if method.use:
             self._directory.touch(session, self._now())
         return answer + self._named(session) if method.names else answer
@@ -181,6 +197,16 @@ class AgentCalls:
             return response
         agent = pb.Agent(session_name=self._directory.get(session).identity.name).SerializeToString()
         return response + _varint(number << 3 | 2) + _varint(len(agent)) + agent
+
+
+def _shortened(request: Any, raw: bytes, spent: float) -> bytes:
+    """A request after some seconds in which nobody answered: a wait has so much less to go."""
+    if not isinstance(request, pb.WaitAgentRequest) or not request.HasField("timeout"):
+        return raw
+    shorter = pb.WaitAgentRequest()
+    shorter.CopyFrom(request)
+    shorter.timeout.FromNanoseconds(max(0, request.timeout.ToNanoseconds() - round(spent * 1e9)))
+    return shorter.SerializeToString()
 
 
 # ---- messages as bytes ----------------------------------------------------------------------

@@ -82,6 +82,9 @@ class Daemon(agents_pb2_grpc.AgentsServiceServicer):
         agent = pb.Agent(id="a" * 16, session=request.session, name=request.agent)
         return await self._answer(request, context, pb.GetAgentResponse(agent=agent))
 
+    async def WaitAgent(self, request: Any, context: Any) -> Any:
+        return await self._answer(request, context, pb.WaitAgentResponse(agent=pb.Agent(id="a" * 16)))
+
     async def SendInput(self, request: Any, context: Any) -> Any:
         return await self._answer(request, context, pb.SendInputResponse(bytes=7))
 

@@ -187,19 +187,45 @@ async def test_a_socket_that_accepts_and_says_nothing_is_given_up(home: House, t
     await calls.unary("GetAgent", get(session).SerializeToString(), PATIENCE)
 
 
-@pytest.mark.parametrize(("method", "effect"), [("SpawnAgent", "possible"), ("GetAgent", "none")])
-async def test_a_daemon_that_dies_over_a_call_says_whether_it_may_have_been_done(
-    home: House, method: str, effect: str
-) -> None:
+async def test_a_daemon_that_dies_over_a_change_says_that_it_may_have_been_done(home: House) -> None:
     _, daemon = await home.running("shop")
     daemon.held = asyncio.Event()
-    request = pb.SpawnAgentRequest if method == "SpawnAgent" else pb.GetAgentRequest
-    call = getattr(home.stub, method)(request(session="shop"), timeout=PATIENCE)
+    call = home.stub.SpawnAgent(pb.SpawnAgentRequest(session="shop"), timeout=PATIENCE)
     await daemon.asked.wait()
     await daemon.stop()
     error = await home.fails(call)
     assert isinstance(error, Unreachable)
-    assert (error.code, error.fields["effect"]) == ("daemon_unreachable", effect)
+    assert (error.code, error.fields["effect"]) == ("daemon_unreachable", "possible")
+
+
+async def test_a_question_over_which_a_daemon_dies_is_asked_of_the_next(home: House) -> None:
+    session, daemon = await home.running("shop")
+    daemon.held = asyncio.Event()
+    wait = pb.WaitAgentRequest(session="shop", agent="one")
+    wait.timeout.FromSeconds(60)
+    call = home.stub.WaitAgent(wait, timeout=PATIENCE)
+    await daemon.asked.wait()
+    await daemon.stop()
+    following = await home.daemon(session)
+    home.parts.directory.changed.fire()
+    await call
+    [asked] = following.requests
+    assert 0 < asked.timeout.ToSeconds() < 60
+
+
+async def test_a_question_that_ends_every_daemon_is_not_asked_for_ever(home: House) -> None:
+    session, daemon = await home.running("shop")
+    daemon.held = asyncio.Event()
+    call = home.stub.GetAgent(get("shop"), timeout=PATIENCE)
+    for _ in range(3):
+        await daemon.asked.wait()
+        await daemon.stop()
+        daemon = await home.daemon(session)
+        daemon.held = asyncio.Event()
+        home.parts.directory.changed.fire()
+    error = await home.fails(call)
+    assert (error.code, error.fields["effect"]) == ("daemon_unreachable", "none")
+    assert not daemon.requests
 
 
 @pytest.mark.parametrize(
