@@ -61,7 +61,7 @@ FORBIDDEN = [
     ("nest/a.py", "sessiond.ports", "nest"),
     ("store/b.py", "grpc", "wire"),
     ("model/b.py", "google.protobuf", "wire"),
-    ("doctor/a.py", "sessiond.nest", "layers"),
+    ("doctor/a.py", "sessiond.client", "layers"),
     ("doctor/b.py", "grpc", "wire"),
     ("supervisor/d.py", "dbus_fast", "bus"),
     ("init/b.py", "dbus_fast.aio", "bus"),
