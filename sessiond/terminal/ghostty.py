@@ -15,6 +15,7 @@ from sessiond.ports import ScreenText
 from sessiond.terminal.drawing import draw
 from sessiond.terminal.fallback import unknown_form
 from sessiond.terminal.keys import Stroke, legacy, paste, stroke
+from sessiond.terminal.plain import PlainText
 from sessiond.terminal.rows import ansi_of
 from sessiond.terminal.snapshot import Row, SnapshotError, TerminalState, read, text_of
 
@@ -69,6 +70,8 @@ class GhosttyScreen:
             raise _no_memory(columns, rows)
         self._terminal: Any = made[0]
         self._columns, self._rows = columns, rows
+        self._scrollback = scrollback
+        self._plain = PlainText()
         self._replies = bytearray()
         self._unfinished = b""
         self._broken = b""
@@ -109,6 +112,9 @@ class GhosttyScreen:
     def feed(self, data: bytes) -> bytes:
         """Take output of the program; returns what a terminal would send back for it."""
         passed = self._without_links(data)
+        # Twice the rows: those that were there before have scrolled off as well.
+        lines = self._scrollback + 2 * self._rows
+        passed = self._plain.shortened(passed, lines, inside=bool(self._unfinished))
         for start in range(0, len(passed), _PIECE):
             self._write(passed[start : start + _PIECE])
         if self._cells() != (self._columns, self._rows):

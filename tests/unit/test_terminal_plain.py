@@ -1,0 +1,81 @@
+"""A screen that is fed the last of a long run of text shows what one shows that was fed all of it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sessiond.terminal.ghostty import GhosttyScreen
+from sessiond.terminal.plain import LEAST, PlainText
+
+COLUMNS, ROWS, SCROLLBACK = 20, 6, 40
+
+LINE = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=50).map(str.encode)
+SEQUENCE = st.sampled_from(
+    [
+        b"\x1b[31;42m",
+        b"\x1b[2;4H",
+        b"\x1b[?1049h",
+        b"\x1b[?7l",
+        b"\x1b[4h",
+        b"\x1b[20h",
+        b"\x1b[2;4r",
+        b"\x1b[?69h\x1b[3;9s",
+        b"\x1b]2;no end",
+        b"\x1b[",
+        b"\xe5\xa5",
+        b"left behind",
+        b"\n\n",
+    ]
+)
+END = st.sampled_from([b"\r\n", b"\n", b"\r\n"])
+
+
+def fed(*pieces: bytes) -> GhosttyScreen:
+    screen = GhosttyScreen(COLUMNS, ROWS, SCROLLBACK)
+    for piece in pieces:
+        screen.feed(piece)
+    return screen
+
+
+def in_small_pieces(data: bytes) -> list[bytes]:
+    return [data[at : at + LEAST // 2] for at in range(0, len(data), LEAST // 2)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(SEQUENCE, max_size=4), st.lists(LINE, min_size=3, max_size=20), END, LINE, SEQUENCE)
+def test_what_is_left_out_is_not_missed(
+    before: list[bytes], lines: list[bytes], end: bytes, last: bytes, after: bytes
+) -> None:
+    run = b"".join(line + end for line in lines)
+    data = b"".join(before) + run * (LEAST // max(1, len(run)) + 2) + last + after
+    with_it, without = fed(*in_small_pieces(data)), fed(data)
+    assert without.drawing(SCROLLBACK) == with_it.drawing(SCROLLBACK)
+    more = b"\x1b\\\r\ngoes on\r\n"
+    for screen in (with_it, without):
+        screen.feed(more)
+    assert without.drawing(SCROLLBACK) == with_it.drawing(SCROLLBACK)
+    with_it.close()
+    without.close()
+
+
+def test_ten_million_lines_are_not_fed() -> None:
+    flood = b"y\r\n" * 1_000_000
+    assert len(PlainText().shortened(flood, 100)) < 1000
+    assert len(PlainText().shortened(b"a\x1b[m" + flood + b"\x1b[1m" + flood, 100)) < 2000
+
+
+def test_lines_that_only_go_down_are_fed() -> None:
+    flood = b"y\n" * LEAST
+    assert PlainText().shortened(flood, 10) == flood
+
+
+@pytest.mark.parametrize("cut", range(1, 7))
+def test_margins_are_seen_also_in_two_pieces(cut: int) -> None:
+    sequence = b"\x1b[2;10r"
+    plain = PlainText()
+    flood = b"y\r\n" * LEAST
+    plain.shortened(sequence[:cut], 10)
+    assert plain.shortened(sequence[cut:] + flood, 10) == sequence[cut:] + flood
+    assert plain.shortened(flood, 10) == flood
