@@ -13,9 +13,9 @@ from sessiond.terminal.queries import QueryFilter
 # A client that leaves more than this unread, and for so many seconds, is sent the screen instead: a flood
 # brings a megabyte within the time in which a client that keeps up is not given a processor.
 BEHIND = 1 << 20
-_LAG = 0.1
-# What is never exceeded.
-MOST = 8 << 20
+_LAG = 0.25
+# What is never exceeded: what a flood brings within that time.
+MOST = 16 << 20
 # One message; what comes within a turn of the loop is sent together.
 MESSAGE = 256 * 1024
 

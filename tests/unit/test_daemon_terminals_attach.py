@@ -108,7 +108,7 @@ async def test_the_bound_holds_whatever_comes(one: Case) -> None:
     one_viewer = viewer.Viewer(read_only=False, size=None, scrollback=0)
     one_viewer.drawn(b"", 0)
     one_viewer.answers(True)
-    for number in range(200):
+    for number in range(400):
         one_viewer.push(b"x" * 65536, number)
         assert one_viewer._bytes <= viewer.MOST
     assert one_viewer.wants_screen
