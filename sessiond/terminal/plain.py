@@ -7,15 +7,20 @@ take it a minute; of those only the last are on the screen, or can be scrolled b
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 # Shorter ones are not worth looking for.
 LEAST = 1 << 16
 
-_RUN = re.compile(rb"[\x20-\x7e\t\r\n]{%d,}" % LEAST)
-# Margins: outside of them a line is written over the one before, and what that one left stays.
-_MARGINS = re.compile(rb"\x1b\[[0-9;]*[0-9][0-9;]*[rs]|\x1b\[\?[0-9;]*69[0-9;]*h|\x9b")
+# A run that is worth it fills one of the windows of this size that the data is cut into.
+_WINDOW = LEAST // 2
+_PLAIN = re.compile(rb"[\x20-\x7e\t\r\n]*")
+_UP_TO_OTHER = re.compile(rb".*[^\x20-\x7e\t\r\n]", re.DOTALL)
+# Margins: outside of them a line is written over the one before, and what that one left stays. A sequence
+# with more in it than any has that is meant is taken for one.
+_MARGINS = re.compile(rb"\x1b\[[0-9;:]{1,32}[rs]|\x1b\[[0-9;:]{33}")
 _STRING = re.compile(rb"\x1b[\]P_^X]")
-_SEQUENCE = 32
+_SEQUENCE = 40
 _LINE = b"\r\n"
 
 
@@ -43,16 +48,33 @@ class PlainText:
             return data
         parts = []
         begin = 0
-        for run in _RUN.finditer(data):
-            if _STRING.match(data, max(0, run.start() - 1)):
+        for start, end in _runs(data):
+            if _STRING.match(data, max(0, start - 1)):
                 # It is what a sequence says, and not on the screen.
                 continue
-            first = data.find(_LINE, *run.span())
-            last = _nth_from_end(data, first, run.end(), lines + 1)
+            first = data.find(_LINE, start, end)
+            last = _nth_from_end(data, first, end, lines + 1)
             if last > first >= 0:
                 parts.append(data[begin : first + len(_LINE)])
                 begin = last + len(_LINE)
         return b"".join([*parts, data[begin:]]) if parts else data
+
+
+def _runs(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where runs of plain text begin and end; no byte is looked at more than twice."""
+    place = after = 0
+    while place + _WINDOW <= len(data):
+        if not _PLAIN.fullmatch(data, place, place + _WINDOW):
+            place += _WINDOW
+            continue
+        low = max(after, place - _WINDOW)
+        other = _UP_TO_OTHER.match(data, low, place)
+        start = low if other is None else other.end()
+        run = _PLAIN.match(data, place)
+        after = place if run is None else run.end()
+        if after - start >= LEAST:
+            yield start, after
+        place += (after - place) // _WINDOW * _WINDOW
 
 
 def _nth_from_end(data: bytes, start: int, end: int, count: int) -> int:
