@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sessiond.terminal.ghostty import GhosttyScreen
-from sessiond.terminal.plain import LEAST, PlainText
+from sessiond.terminal.plain import LEAST, PlainText, _runs
 
 COLUMNS, ROWS, SCROLLBACK = 20, 6, 40
 
@@ -43,6 +45,7 @@ def in_small_pieces(data: bytes) -> list[bytes]:
     return [data[at : at + LEAST // 2] for at in range(0, len(data), LEAST // 2)]
 
 
+# Lines behind the screen go by whole pages, at other times with other pieces: the screen is compared.
 @settings(max_examples=60, deadline=None)
 @given(st.lists(SEQUENCE, max_size=4), st.lists(LINE, min_size=3, max_size=20), END, LINE, SEQUENCE)
 def test_what_is_left_out_is_not_missed(
@@ -51,11 +54,11 @@ def test_what_is_left_out_is_not_missed(
     run = b"".join(line + end for line in lines)
     data = b"".join(before) + run * (LEAST // max(1, len(run)) + 2) + last + after
     with_it, without = fed(*in_small_pieces(data)), fed(data)
-    assert without.drawing(SCROLLBACK) == with_it.drawing(SCROLLBACK)
+    assert without.drawing() == with_it.drawing()
     more = b"\x1b\\\r\ngoes on\r\n"
     for screen in (with_it, without):
         screen.feed(more)
-    assert without.drawing(SCROLLBACK) == with_it.drawing(SCROLLBACK)
+    assert without.drawing() == with_it.drawing()
     with_it.close()
     without.close()
 
@@ -64,6 +67,11 @@ def test_ten_million_lines_are_not_fed() -> None:
     flood = b"y\r\n" * 1_000_000
     assert len(PlainText().shortened(flood, 100)) < 1000
     assert len(PlainText().shortened(b"a\x1b[m" + flood + b"\x1b[1m" + flood, 100)) < 2000
+
+
+def test_a_sequence_without_end_is_looked_at_once() -> None:
+    for endless in (b"\x1b[" + b"1" * (4 << 20), b"\x1b[1;" * (1 << 19), b"\x1b[?1" * (1 << 19)):
+        assert PlainText().shortened(endless, 10) == endless
 
 
 def test_lines_that_only_go_down_are_fed() -> None:
@@ -79,3 +87,15 @@ def test_margins_are_seen_also_in_two_pieces(cut: int) -> None:
     plain.shortened(sequence[:cut], 10)
     assert plain.shortened(sequence[cut:] + flood, 10) == sequence[cut:] + flood
     assert plain.shortened(flood, 10) == flood
+
+
+RUN = re.compile(rb"[\x20-\x7e\t\r\n]+")
+PART = st.tuples(st.integers(0, 2 * LEAST), st.sampled_from([b"\x1b", b"\xc3\xa9", b""]))
+
+
+@settings(deadline=None)
+@given(st.lists(PART, max_size=8))
+def test_every_run_that_is_long_enough_is_found(parts: list[tuple[int, bytes]]) -> None:
+    data = b"".join(b"x" * length + other for length, other in parts)
+    spans = [run.span() for run in RUN.finditer(data)]
+    assert list(_runs(data)) == [(start, end) for start, end in spans if end - start >= LEAST]
