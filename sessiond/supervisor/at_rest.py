@@ -75,6 +75,8 @@ class AtRest:
         manager = ""
         if unfinished:
             units, manager = await self._ask_units(session)
+            # An end is written before its unit is let go of: read after, it cannot be missed.
+            kept, _ = await asyncio.to_thread(self._book(session.id).load)
         rows = [_joined(one, units, manager, session.identity.name) for one in kept.values()]
         return await asyncio.to_thread(self._with_facts, rows)
 

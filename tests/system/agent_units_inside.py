@@ -245,7 +245,7 @@ if os.fork() == 0:
     if os.fork() == 0:
         signal.pause()
     signal.pause()
-open(sys.argv[1]).close()
+open(sys.argv[1]).read()
 """
 
 

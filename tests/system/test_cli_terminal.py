@@ -190,7 +190,8 @@ def test_following_output_tells_each_line_once_over_dead_daemons(
     assert not err, err
     assert following.returncode == 0
     lines = out.splitlines()
-    assert (lines[-1:], crew.get("it").exit_status) == (["line 100"], 0)
+    assert lines[-1:] == ["line 100"], f"{crew.get('it')}\n{product.ctl('logs', crew.session)}"
+    assert crew.get("it").exit_status == 0
     assert lines == [f"line {n}" for n in range(1, 101)]
 
 
