@@ -120,6 +120,7 @@ class AgentCalls:
         request = parsed(method.request, raw)
         session = self._directory.resolve(request.session)
         began = asyncio.get_running_loop().time()
+        asked = raw
         for repeats in range(0 if method.effect else _REPEATS, -1, -1):
             async with self.daemon(session) as daemon:
                 if daemon is None:
@@ -128,15 +129,13 @@ class AgentCalls:
                 left = None if timeout is None else max(0.0, timeout - spent)
                 try:
                     answer = await daemon.unary(
-                        path(name),
-                        addressed(_shortened(request, raw, spent), session),
-                        timeout=left,
-                        effect=method.effect,
+                        path(name), addressed(asked, session), timeout=left, effect=method.effect
                     )
                 except Unreachable:
                     # It went away over a call that changes nothing: its next life can be asked as well.
                     if not repeats:
                         raise
+                    asked = _shortened(request, raw, asyncio.get_running_loop().time() - began)
                 else:
                     break
         if method.use:
