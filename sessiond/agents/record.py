@@ -10,7 +10,6 @@ kept, `problem` is `limit_reached`, and viewers go on.
 from __future__ import annotations
 
 import array
-import errno
 import fcntl
 import logging
 import os
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from sessiond.agents.bounds import GROWTH, LEAST, FreeDisk, RecordLimits, cut_front, over_total, slack
-from sessiond.agents.faults import fault, open_file
+from sessiond.agents.faults import FULL, fault, open_file
 from sessiond.agents.folder import AgentFolder
 from sessiond.agents.holes import NoPunching
 from sessiond.agents.index import Entry, IndexWriter, Kind, Reason, Slot, Stream, now, pack_size
@@ -29,7 +28,6 @@ log = logging.getLogger(__name__)
 
 # Seconds after a failed write until the next is tried.
 _AGAIN = 1.0
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +113,7 @@ class Record:
         except BlockingIOError:
             return Taken(0, None, more=False)
         except OSError as error:
-            self._stop(
-                Reason.DISK_FULL if error.errno in _FULL else Reason.WRITE_FAILED, error.strerror or ""
-            )
+            self._stop(Reason.DISK_FULL if error.errno in FULL else Reason.WRITE_FAILED, error.strerror or "")
             return self._pass_on(pipe, held, count)
         if taken:
             self._wrote(taken)

@@ -85,11 +85,6 @@ def _add_measures(message: pb.Agent, agent: Agent) -> None:
         message.memory_bytes = told.memory_bytes
 
 
-def state_to_wire(state: AgentState) -> pb.AgentState:
-    """A state's number."""
-    return _STATE_TO_WIRE[state]
-
-
 def state_from_wire(number: int) -> AgentState:
     """The state of a number; one that this release does not know is UNKNOWN."""
     return _STATE_FROM_WIRE.get(number, AgentState.UNKNOWN)

@@ -25,16 +25,6 @@ from sessiond.terminal.snapshot import (
     runs,
 )
 
-CLEARING = (
-    # Out of what is unfinished, off the alternate screen, attributes and modes as they are at first; then
-    # the screen and what has scrolled off it.
-    b"\x18\x1b[?2026l\x1b[?1049l\x1b[!p\x1b[?5l\x1b[?9l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1005l\x1b[?1006l"
-    b"\x1b[?1015l\x1b[?1016l\x1b[?1004l\x1b[?2004l\x1b[?2031l\x1b[?2048l\x1b[?1l\x1b>\x1b[?25h\x1b[?7h"
-    b"\x1b[20l\x1b[?69l\x1b[r\x1b[<8u\x1b[=0;1u\x1b[>4;0m\x1b[0 q\x1b]8;;\x1b\\\x1b]104\x1b\\\x1b]110\x1b\\"
-    b"\x1b]111\x1b\\\x1b]112\x1b\\\x1b(B\x1b)B\x0f\x1b[0m\x1b[3g\x1b[?5W\x1b[H\x1b[2J\x1b[3J"
-)
-"""What clears a terminal in use, so that a drawing can follow."""
-
 _MOUSE_SHAPES = (
     "default",
     "context-menu",

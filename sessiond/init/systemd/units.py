@@ -10,6 +10,7 @@ from pathlib import Path
 from dbus_fast import Variant
 
 from sessiond.errors import InvalidArgument
+from sessiond.log import one_line
 from sessiond.model.unit import session_slice, starter_unit
 from sessiond.ports import DaemonSpec
 
@@ -110,13 +111,6 @@ def description(name: str, path: Path) -> str:
     if len(shown) > room:
         shown = "…" + shown[-room + 1 :]
     return f"{one_line(name)} ({shown})"
-
-
-def one_line(text: str) -> str:
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode()
-        for letter in text
-    )
 
 
 def text(text: str, what: str) -> str:

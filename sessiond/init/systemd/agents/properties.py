@@ -12,7 +12,8 @@ from dbus_fast import Variant
 
 from sessiond.errors import InvalidArgument
 from sessiond.init.systemd import properties as table
-from sessiond.init.systemd.units import Property, command, keeps_as_line, one_line, text, usec
+from sessiond.init.systemd.units import Property, command, keeps_as_line, text, usec
+from sessiond.log import one_line
 from sessiond.model.unit import agents_slice, daemon_unit
 from sessiond.ports import AgentUnitSpec
 
