@@ -139,6 +139,19 @@ class Terminal:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapters:
+    """What finds the conversations of agent programs."""
+
+    disabled: tuple[str, ...] = setting(FileNames(), "", "Adapters that are not used.")
+    deadline: float = setting(
+        Seconds(0.1, 600), "3", "An adapter that is silent for so long over its work is killed."
+    )
+    keep_days: int = setting(
+        Whole(0, 36500), "30", "How long labels of a conversation are kept that is no longer found."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Supervisor:
     """The supervisor itself."""
 
@@ -163,6 +176,7 @@ _GROUPS: dict[str, type[Any]] = {
     "agents": Agents,
     "recording": Recording,
     "terminal": Terminal,
+    "adapters": Adapters,
     "supervisor": Supervisor,
     "log": Log,
 }
@@ -236,6 +250,7 @@ class Settings:
     agents: Agents
     recording: Recording
     terminal: Terminal
+    adapters: Adapters
     supervisor: Supervisor
     log: Log
     origins: Mapping[str, str]

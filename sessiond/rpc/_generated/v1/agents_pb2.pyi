@@ -171,7 +171,7 @@ class Agent(_message.Message):
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., session: _Optional[str] = ..., session_name: _Optional[str] = ..., state: _Optional[_Union[AgentState, str]] = ..., activity: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., cwd: _Optional[str] = ..., pid: _Optional[int] = ..., unit: _Optional[str] = ..., tty: _Optional[bool] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., exit_status: _Optional[int] = ..., signal: _Optional[str] = ..., restarts: _Optional[int] = ..., group: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., cpu_seconds: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., reason: _Optional[str] = ..., result: _Optional[str] = ..., record_bytes: _Optional[int] = ..., record_start: _Optional[int] = ..., clients: _Optional[int] = ..., columns: _Optional[int] = ..., rows: _Optional[int] = ..., resurrect: _Optional[bool] = ..., restart: _Optional[_Union[RestartPolicy, str]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., recording_problem: _Optional[str] = ...) -> None: ...
 
 class SpawnAgentRequest(_message.Message):
-    __slots__ = ("session", "command", "name", "environment", "cwd", "tty", "columns", "rows", "term", "restart", "group", "labels", "properties", "resurrect", "stop_signal", "stop_timeout", "umask", "timeout", "set_environment")
+    __slots__ = ("session", "command", "name", "environment", "cwd", "tty", "columns", "rows", "term", "restart", "group", "labels", "properties", "resurrect", "stop_signal", "stop_timeout", "umask", "timeout", "set_environment", "input")
     class EnvironmentEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -219,6 +219,7 @@ class SpawnAgentRequest(_message.Message):
     UMASK_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     SET_ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
     session: str
     command: _containers.RepeatedScalarFieldContainer[str]
     name: str
@@ -238,7 +239,8 @@ class SpawnAgentRequest(_message.Message):
     umask: int
     timeout: _duration_pb2.Duration
     set_environment: _containers.ScalarMap[str, str]
-    def __init__(self, session: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ..., environment: _Optional[_Mapping[str, str]] = ..., cwd: _Optional[str] = ..., tty: _Optional[bool] = ..., columns: _Optional[int] = ..., rows: _Optional[int] = ..., term: _Optional[str] = ..., restart: _Optional[_Union[RestartPolicy, str]] = ..., group: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., properties: _Optional[_Mapping[str, str]] = ..., resurrect: _Optional[bool] = ..., stop_signal: _Optional[str] = ..., stop_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., umask: _Optional[int] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., set_environment: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    input: bytes
+    def __init__(self, session: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ..., environment: _Optional[_Mapping[str, str]] = ..., cwd: _Optional[str] = ..., tty: _Optional[bool] = ..., columns: _Optional[int] = ..., rows: _Optional[int] = ..., term: _Optional[str] = ..., restart: _Optional[_Union[RestartPolicy, str]] = ..., group: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., properties: _Optional[_Mapping[str, str]] = ..., resurrect: _Optional[bool] = ..., stop_signal: _Optional[str] = ..., stop_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., umask: _Optional[int] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., set_environment: _Optional[_Mapping[str, str]] = ..., input: _Optional[bytes] = ...) -> None: ...
 
 class SpawnAgentResponse(_message.Message):
     __slots__ = ("agent",)

@@ -22,24 +22,105 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from sessiond.rpc._generated.v1 import agents_pb2 as sessiond_dot_v1_dot_agents__pb2
 from sessiond.rpc._generated.v1 import types_pb2 as sessiond_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsessiond/v1/discovery.proto\x12\x0bsessiond.v1\x1a\x17sessiond/v1/types.proto\"&\n\x15ScanWorkspacesRequest\x12\r\n\x05paths\x18\x01 \x03(\t\"*\n\tCandidate\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07markers\x18\x02 \x03(\t\"5\n\x07Skipped\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xa2\x01\n\x16ScanWorkspacesResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.sessiond.v1.Session\x12*\n\ncandidates\x18\x02 \x03(\x0b\x32\x16.sessiond.v1.Candidate\x12%\n\x07skipped\x18\x03 \x03(\x0b\x32\x14.sessiond.v1.Skipped\x12\r\n\x05roots\x18\x04 \x03(\t2m\n\x10\x44iscoveryService\x12Y\n\x0eScanWorkspaces\x12\".sessiond.v1.ScanWorkspacesRequest\x1a#.sessiond.v1.ScanWorkspacesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsessiond/v1/discovery.proto\x12\x0bsessiond.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18sessiond/v1/agents.proto\x1a\x17sessiond/v1/types.proto\"&\n\x15ScanWorkspacesRequest\x12\r\n\x05paths\x18\x01 \x03(\t\"\xa3\x01\n\tCandidate\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07markers\x18\x02 \x03(\t\x12\x41\n\x0e\x61gent_sessions\x18\x03 \x03(\x0b\x32).sessiond.v1.Candidate.AgentSessionsEntry\x1a\x34\n\x12\x41gentSessionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"5\n\x07Skipped\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xa2\x01\n\x16ScanWorkspacesResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.sessiond.v1.Session\x12*\n\ncandidates\x18\x02 \x03(\x0b\x32\x16.sessiond.v1.Candidate\x12%\n\x07skipped\x18\x03 \x03(\x0b\x32\x14.sessiond.v1.Skipped\x12\r\n\x05roots\x18\x04 \x03(\t\"\xe8\x07\n\x0c\x41gentSession\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12/\n\x06status\x18\x03 \x01(\x0e\x32\x1f.sessiond.v1.AgentSessionStatus\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x10\n\x08\x61\x63tivity\x18\x05 \x01(\t\x12\x0b\n\x03\x63wd\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12\r\n\x05title\x18\x08 \x01(\t\x12\x14\n\x0c\x66irst_prompt\x18\t \x01(\t\x12\x13\n\x0blast_prompt\x18\n \x01(\t\x12.\n\nstarted_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x03pid\x18\x0e \x01(\rH\x00\x88\x01\x01\x12\x16\n\ttokens_in\x18\x0f \x01(\x04H\x01\x88\x01\x01\x12\x17\n\ntokens_out\x18\x10 \x01(\x04H\x02\x88\x01\x01\x12\x15\n\x08\x63ost_usd\x18\x11 \x01(\x01H\x03\x88\x01\x01\x12\x0e\n\x06parent\x18\x12 \x01(\t\x12\x35\n\x06native\x18\x13 \x03(\x0b\x32%.sessiond.v1.AgentSession.NativeEntry\x12\x0f\n\x07session\x18\x14 \x01(\t\x12\x14\n\x0csession_name\x18\x15 \x01(\t\x12\r\n\x05\x61gent\x18\x16 \x01(\t\x12\x12\n\nagent_name\x18\x17 \x01(\t\x12\x35\n\x06labels\x18\x18 \x03(\x0b\x32%.sessiond.v1.AgentSession.LabelsEntry\x12?\n\x0b\x61nnotations\x18\x19 \x03(\x0b\x32*.sessiond.v1.AgentSession.AnnotationsEntry\x12\r\n\x05group\x18\x1a \x01(\t\x12/\n\x0blaunched_at\x18\x1b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x61ge_ms\x18\x1c \x01(\x04\x12\r\n\x05stale\x18\x1d \x01(\x08\x1a-\n\x0bNativeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04_pidB\x0c\n\n_tokens_inB\r\n\x0b_tokens_outB\x0b\n\t_cost_usd\"x\n\x0e\x41\x64\x61pterProblem\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12)\n\x05since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xca\x02\n\x12\x41gentSessionFilter\x12\x10\n\x08\x61\x64\x61pters\x18\x01 \x03(\t\x12\x31\n\x08statuses\x18\x02 \x03(\x0e\x32\x1f.sessiond.v1.AgentSessionStatus\x12\x0b\n\x03\x63wd\x18\x03 \x01(\t\x12;\n\x06labels\x18\x04 \x03(\x0b\x32+.sessiond.v1.AgentSessionFilter.LabelsEntry\x12\x12\n\nlabel_keys\x18\x05 \x03(\t\x12\r\n\x05group\x18\x06 \x01(\t\x12)\n\x05since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07session\x18\x08 \x01(\t\x12\x17\n\x0finclude_stopped\x18\t \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x83\x01\n\x18ListAgentSessionsRequest\x12/\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1f.sessiond.v1.AgentSessionFilter\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0f\n\x07refresh\x18\x04 \x01(\x08\"\xa5\x01\n\x19ListAgentSessionsResponse\x12\x31\n\x0e\x61gent_sessions\x18\x01 \x03(\x0b\x32\x19.sessiond.v1.AgentSession\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\r\x12-\n\x08problems\x18\x04 \x03(\x0b\x32\x1b.sessiond.v1.AdapterProblem\"/\n\x16GetAgentSessionRequest\x12\x15\n\ragent_session\x18\x01 \x01(\t\"K\n\x17GetAgentSessionResponse\x12\x30\n\ragent_session\x18\x01 \x01(\x0b\x32\x19.sessiond.v1.AgentSession\"T\n\x07ToolUse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\t\x12\x0e\n\x06result\x18\x04 \x01(\x08\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x08\"\xfa\x01\n\x11TranscriptMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x10\n\x08thinking\x18\x03 \x01(\t\x12#\n\x05tools\x18\x04 \x03(\x0b\x32\x14.sessiond.v1.ToolUse\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x06 \x01(\t\x12\x16\n\ttokens_in\x18\x07 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\ntokens_out\x18\x08 \x01(\x04H\x01\x88\x01\x01\x12\x0b\n\x03\x63ut\x18\t \x01(\x08\x42\x0c\n\n_tokens_inB\r\n\x0b_tokens_out\"<\n\x15ReadTranscriptRequest\x12\x15\n\ragent_session\x18\x01 \x01(\t\x12\x0c\n\x04tail\x18\x02 \x01(\r\"\xbd\x01\n\x16ReadTranscriptResponse\x12\x30\n\ragent_session\x18\x01 \x01(\x0b\x32\x19.sessiond.v1.AgentSession\x12\x30\n\x08messages\x18\x02 \x03(\x0b\x32\x1e.sessiond.v1.TranscriptMessage\x12\x10\n\x08has_more\x18\x03 \x01(\x08\x12-\n\x08problems\x18\x04 \x03(\x0b\x32\x1b.sessiond.v1.AdapterProblem\"L\n\x19WatchAgentSessionsRequest\x12/\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1f.sessiond.v1.AgentSessionFilter\"2\n\x13\x41gentSessionRemoved\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"\x16\n\x14\x41gentSessionsCurrent\"\xf5\x01\n\x1aWatchAgentSessionsResponse\x12\x32\n\ragent_session\x18\x01 \x01(\x0b\x32\x19.sessiond.v1.AgentSessionH\x00\x12\x33\n\x07removed\x18\x02 \x01(\x0b\x32 .sessiond.v1.AgentSessionRemovedH\x00\x12\x34\n\x07\x63urrent\x18\x03 \x01(\x0b\x32!.sessiond.v1.AgentSessionsCurrentH\x00\x12.\n\x07problem\x18\x04 \x01(\x0b\x32\x1b.sessiond.v1.AdapterProblemH\x00\x42\x08\n\x06\x63hange\"\x89\x01\n\x19LaunchAgentSessionRequest\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12-\n\x05spawn\x18\x02 \x01(\x0b\x32\x1e.sessiond.v1.SpawnAgentRequest\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06prompt\x18\x04 \x01(\t\x12\r\n\x05print\x18\x05 \x01(\x08\"q\n\x1aLaunchAgentSessionResponse\x12!\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x12.sessiond.v1.Agent\x12\x30\n\ragent_session\x18\x02 \x01(\x0b\x32\x19.sessiond.v1.AgentSession\"\xd3\x01\n\x19ResumeAgentSessionRequest\x12\x15\n\ragent_session\x18\x01 \x01(\t\x12-\n\x05spawn\x18\x02 \x01(\x0b\x32\x1e.sessiond.v1.SpawnAgentRequest\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06prompt\x18\x04 \x01(\t\x12\r\n\x05print\x18\x05 \x01(\x08\x12\x11\n\ttake_over\x18\x06 \x01(\x08\x12/\n\x0cstop_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa6\x01\n\x1aResumeAgentSessionResponse\x12!\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x12.sessiond.v1.Agent\x12\x30\n\ragent_session\x18\x02 \x01(\x0b\x32\x19.sessiond.v1.AgentSession\x12\r\n\x05typed\x18\x03 \x01(\x08\x12\x16\n\tended_pid\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x0c\n\n_ended_pid\"\x89\x03\n\x18LabelAgentSessionRequest\x12\x15\n\ragent_session\x18\x01 \x01(\t\x12H\n\nset_labels\x18\x02 \x03(\x0b\x32\x34.sessiond.v1.LabelAgentSessionRequest.SetLabelsEntry\x12\x15\n\rremove_labels\x18\x03 \x03(\t\x12R\n\x0fset_annotations\x18\x04 \x03(\x0b\x32\x39.sessiond.v1.LabelAgentSessionRequest.SetAnnotationsEntry\x12\x1a\n\x12remove_annotations\x18\x05 \x03(\t\x12\x12\n\x05group\x18\x06 \x01(\tH\x00\x88\x01\x01\x1a\x30\n\x0eSetLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x35\n\x13SetAnnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_group\"M\n\x19LabelAgentSessionResponse\x12\x30\n\ragent_session\x18\x01 \x01(\x0b\x32\x19.sessiond.v1.AgentSession\"\xf4\x01\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x11\n\tinstalled\x18\x03 \x01(\x08\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x10\n\x08verified\x18\x06 \x01(\t\x12\x11\n\tabilities\x18\x07 \x03(\t\x12\x0e\n\x06places\x18\x08 \x03(\t\x12\x16\n\x0e\x61gent_sessions\x18\t \x01(\r\x12\x0c\n\x04live\x18\n \x01(\r\x12\x10\n\x08\x64isabled\x18\x0b \x01(\x08\x12-\n\x08problems\x18\x0c \x03(\x0b\x32\x1b.sessiond.v1.AdapterProblem\"=\n\x14ProbeAdaptersRequest\x12\x10\n\x08\x61\x64\x61pters\x18\x01 \x03(\t\x12\x13\n\x0bsearch_path\x18\x02 \x01(\t\"?\n\x15ProbeAdaptersResponse\x12&\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x14.sessiond.v1.Adapter*\xe1\x01\n\x12\x41gentSessionStatus\x12$\n AGENT_SESSION_STATUS_UNSPECIFIED\x10\x00\x12 \n\x1c\x41GENT_SESSION_STATUS_UNKNOWN\x10\x01\x12 \n\x1c\x41GENT_SESSION_STATUS_RUNNING\x10\x02\x12\x1d\n\x19\x41GENT_SESSION_STATUS_IDLE\x10\x03\x12 \n\x1c\x41GENT_SESSION_STATUS_WAITING\x10\x04\x12 \n\x1c\x41GENT_SESSION_STATUS_STOPPED\x10\x05\x32\xfd\x06\n\x10\x44iscoveryService\x12Y\n\x0eScanWorkspaces\x12\".sessiond.v1.ScanWorkspacesRequest\x1a#.sessiond.v1.ScanWorkspacesResponse\x12\x62\n\x11ListAgentSessions\x12%.sessiond.v1.ListAgentSessionsRequest\x1a&.sessiond.v1.ListAgentSessionsResponse\x12\\\n\x0fGetAgentSession\x12#.sessiond.v1.GetAgentSessionRequest\x1a$.sessiond.v1.GetAgentSessionResponse\x12Y\n\x0eReadTranscript\x12\".sessiond.v1.ReadTranscriptRequest\x1a#.sessiond.v1.ReadTranscriptResponse\x12g\n\x12WatchAgentSessions\x12&.sessiond.v1.WatchAgentSessionsRequest\x1a\'.sessiond.v1.WatchAgentSessionsResponse0\x01\x12\x65\n\x12LaunchAgentSession\x12&.sessiond.v1.LaunchAgentSessionRequest\x1a\'.sessiond.v1.LaunchAgentSessionResponse\x12\x65\n\x12ResumeAgentSession\x12&.sessiond.v1.ResumeAgentSessionRequest\x1a\'.sessiond.v1.ResumeAgentSessionResponse\x12\x62\n\x11LabelAgentSession\x12%.sessiond.v1.LabelAgentSessionRequest\x1a&.sessiond.v1.LabelAgentSessionResponse\x12V\n\rProbeAdapters\x12!.sessiond.v1.ProbeAdaptersRequest\x1a\".sessiond.v1.ProbeAdaptersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sessiond.v1.discovery_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCANWORKSPACESREQUEST']._serialized_start=69
-  _globals['_SCANWORKSPACESREQUEST']._serialized_end=107
-  _globals['_CANDIDATE']._serialized_start=109
-  _globals['_CANDIDATE']._serialized_end=151
-  _globals['_SKIPPED']._serialized_start=153
-  _globals['_SKIPPED']._serialized_end=206
-  _globals['_SCANWORKSPACESRESPONSE']._serialized_start=209
-  _globals['_SCANWORKSPACESRESPONSE']._serialized_end=371
-  _globals['_DISCOVERYSERVICE']._serialized_start=373
-  _globals['_DISCOVERYSERVICE']._serialized_end=482
+  _globals['_CANDIDATE_AGENTSESSIONSENTRY']._loaded_options = None
+  _globals['_CANDIDATE_AGENTSESSIONSENTRY']._serialized_options = b'8\001'
+  _globals['_AGENTSESSION_NATIVEENTRY']._loaded_options = None
+  _globals['_AGENTSESSION_NATIVEENTRY']._serialized_options = b'8\001'
+  _globals['_AGENTSESSION_LABELSENTRY']._loaded_options = None
+  _globals['_AGENTSESSION_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_AGENTSESSION_ANNOTATIONSENTRY']._loaded_options = None
+  _globals['_AGENTSESSION_ANNOTATIONSENTRY']._serialized_options = b'8\001'
+  _globals['_AGENTSESSIONFILTER_LABELSENTRY']._loaded_options = None
+  _globals['_AGENTSESSIONFILTER_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_LABELAGENTSESSIONREQUEST_SETLABELSENTRY']._loaded_options = None
+  _globals['_LABELAGENTSESSIONREQUEST_SETLABELSENTRY']._serialized_options = b'8\001'
+  _globals['_LABELAGENTSESSIONREQUEST_SETANNOTATIONSENTRY']._loaded_options = None
+  _globals['_LABELAGENTSESSIONREQUEST_SETANNOTATIONSENTRY']._serialized_options = b'8\001'
+  _globals['_AGENTSESSIONSTATUS']._serialized_start=4956
+  _globals['_AGENTSESSIONSTATUS']._serialized_end=5181
+  _globals['_SCANWORKSPACESREQUEST']._serialized_start=160
+  _globals['_SCANWORKSPACESREQUEST']._serialized_end=198
+  _globals['_CANDIDATE']._serialized_start=201
+  _globals['_CANDIDATE']._serialized_end=364
+  _globals['_CANDIDATE_AGENTSESSIONSENTRY']._serialized_start=312
+  _globals['_CANDIDATE_AGENTSESSIONSENTRY']._serialized_end=364
+  _globals['_SKIPPED']._serialized_start=366
+  _globals['_SKIPPED']._serialized_end=419
+  _globals['_SCANWORKSPACESRESPONSE']._serialized_start=422
+  _globals['_SCANWORKSPACESRESPONSE']._serialized_end=584
+  _globals['_AGENTSESSION']._serialized_start=587
+  _globals['_AGENTSESSION']._serialized_end=1587
+  _globals['_AGENTSESSION_NATIVEENTRY']._serialized_start=1393
+  _globals['_AGENTSESSION_NATIVEENTRY']._serialized_end=1438
+  _globals['_AGENTSESSION_LABELSENTRY']._serialized_start=1440
+  _globals['_AGENTSESSION_LABELSENTRY']._serialized_end=1485
+  _globals['_AGENTSESSION_ANNOTATIONSENTRY']._serialized_start=1487
+  _globals['_AGENTSESSION_ANNOTATIONSENTRY']._serialized_end=1537
+  _globals['_ADAPTERPROBLEM']._serialized_start=1589
+  _globals['_ADAPTERPROBLEM']._serialized_end=1709
+  _globals['_AGENTSESSIONFILTER']._serialized_start=1712
+  _globals['_AGENTSESSIONFILTER']._serialized_end=2042
+  _globals['_AGENTSESSIONFILTER_LABELSENTRY']._serialized_start=1440
+  _globals['_AGENTSESSIONFILTER_LABELSENTRY']._serialized_end=1485
+  _globals['_LISTAGENTSESSIONSREQUEST']._serialized_start=2045
+  _globals['_LISTAGENTSESSIONSREQUEST']._serialized_end=2176
+  _globals['_LISTAGENTSESSIONSRESPONSE']._serialized_start=2179
+  _globals['_LISTAGENTSESSIONSRESPONSE']._serialized_end=2344
+  _globals['_GETAGENTSESSIONREQUEST']._serialized_start=2346
+  _globals['_GETAGENTSESSIONREQUEST']._serialized_end=2393
+  _globals['_GETAGENTSESSIONRESPONSE']._serialized_start=2395
+  _globals['_GETAGENTSESSIONRESPONSE']._serialized_end=2470
+  _globals['_TOOLUSE']._serialized_start=2472
+  _globals['_TOOLUSE']._serialized_end=2556
+  _globals['_TRANSCRIPTMESSAGE']._serialized_start=2559
+  _globals['_TRANSCRIPTMESSAGE']._serialized_end=2809
+  _globals['_READTRANSCRIPTREQUEST']._serialized_start=2811
+  _globals['_READTRANSCRIPTREQUEST']._serialized_end=2871
+  _globals['_READTRANSCRIPTRESPONSE']._serialized_start=2874
+  _globals['_READTRANSCRIPTRESPONSE']._serialized_end=3063
+  _globals['_WATCHAGENTSESSIONSREQUEST']._serialized_start=3065
+  _globals['_WATCHAGENTSESSIONSREQUEST']._serialized_end=3141
+  _globals['_AGENTSESSIONREMOVED']._serialized_start=3143
+  _globals['_AGENTSESSIONREMOVED']._serialized_end=3193
+  _globals['_AGENTSESSIONSCURRENT']._serialized_start=3195
+  _globals['_AGENTSESSIONSCURRENT']._serialized_end=3217
+  _globals['_WATCHAGENTSESSIONSRESPONSE']._serialized_start=3220
+  _globals['_WATCHAGENTSESSIONSRESPONSE']._serialized_end=3465
+  _globals['_LAUNCHAGENTSESSIONREQUEST']._serialized_start=3468
+  _globals['_LAUNCHAGENTSESSIONREQUEST']._serialized_end=3605
+  _globals['_LAUNCHAGENTSESSIONRESPONSE']._serialized_start=3607
+  _globals['_LAUNCHAGENTSESSIONRESPONSE']._serialized_end=3720
+  _globals['_RESUMEAGENTSESSIONREQUEST']._serialized_start=3723
+  _globals['_RESUMEAGENTSESSIONREQUEST']._serialized_end=3934
+  _globals['_RESUMEAGENTSESSIONRESPONSE']._serialized_start=3937
+  _globals['_RESUMEAGENTSESSIONRESPONSE']._serialized_end=4103
+  _globals['_LABELAGENTSESSIONREQUEST']._serialized_start=4106
+  _globals['_LABELAGENTSESSIONREQUEST']._serialized_end=4499
+  _globals['_LABELAGENTSESSIONREQUEST_SETLABELSENTRY']._serialized_start=4386
+  _globals['_LABELAGENTSESSIONREQUEST_SETLABELSENTRY']._serialized_end=4434
+  _globals['_LABELAGENTSESSIONREQUEST_SETANNOTATIONSENTRY']._serialized_start=4436
+  _globals['_LABELAGENTSESSIONREQUEST_SETANNOTATIONSENTRY']._serialized_end=4489
+  _globals['_LABELAGENTSESSIONRESPONSE']._serialized_start=4501
+  _globals['_LABELAGENTSESSIONRESPONSE']._serialized_end=4578
+  _globals['_ADAPTER']._serialized_start=4581
+  _globals['_ADAPTER']._serialized_end=4825
+  _globals['_PROBEADAPTERSREQUEST']._serialized_start=4827
+  _globals['_PROBEADAPTERSREQUEST']._serialized_end=4888
+  _globals['_PROBEADAPTERSRESPONSE']._serialized_start=4890
+  _globals['_PROBEADAPTERSRESPONSE']._serialized_end=4953
+  _globals['_DISCOVERYSERVICE']._serialized_start=5184
+  _globals['_DISCOVERYSERVICE']._serialized_end=6077
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,11 @@ if _version_not_supported:
 
 
 class DiscoveryServiceStub:
-    """Discovery finds workspaces on disk by their own identity files.
+    """Discovery finds what is there without being told: workspaces by their own identity files, and agent sessions
+    (conversations of Claude Code, Codex and the like) by those programs' own files and processes. An
+    `agent_session` field takes `ADAPTER:ID`, an id, an unambiguous prefix of an id (4 characters or more), or
+    `SESSION/AGENT` for what runs in a session. Common to all that take one: NOT_FOUND agent_session_not_found,
+    INVALID_ARGUMENT agent_session_ambiguous.
     """
 
     def __init__(self, channel):
@@ -40,15 +44,125 @@ class DiscoveryServiceStub:
                 request_serializer=sessiond_dot_v1_dot_discovery__pb2.ScanWorkspacesRequest.SerializeToString,
                 response_deserializer=sessiond_dot_v1_dot_discovery__pb2.ScanWorkspacesResponse.FromString,
                 _registered_method=True)
+        self.ListAgentSessions = channel.unary_unary(
+                '/sessiond.v1.DiscoveryService/ListAgentSessions',
+                request_serializer=sessiond_dot_v1_dot_discovery__pb2.ListAgentSessionsRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_discovery__pb2.ListAgentSessionsResponse.FromString,
+                _registered_method=True)
+        self.GetAgentSession = channel.unary_unary(
+                '/sessiond.v1.DiscoveryService/GetAgentSession',
+                request_serializer=sessiond_dot_v1_dot_discovery__pb2.GetAgentSessionRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_discovery__pb2.GetAgentSessionResponse.FromString,
+                _registered_method=True)
+        self.ReadTranscript = channel.unary_unary(
+                '/sessiond.v1.DiscoveryService/ReadTranscript',
+                request_serializer=sessiond_dot_v1_dot_discovery__pb2.ReadTranscriptRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_discovery__pb2.ReadTranscriptResponse.FromString,
+                _registered_method=True)
+        self.WatchAgentSessions = channel.unary_stream(
+                '/sessiond.v1.DiscoveryService/WatchAgentSessions',
+                request_serializer=sessiond_dot_v1_dot_discovery__pb2.WatchAgentSessionsRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_discovery__pb2.WatchAgentSessionsResponse.FromString,
+                _registered_method=True)
+        self.LaunchAgentSession = channel.unary_unary(
+                '/sessiond.v1.DiscoveryService/LaunchAgentSession',
+                request_serializer=sessiond_dot_v1_dot_discovery__pb2.LaunchAgentSessionRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_discovery__pb2.LaunchAgentSessionResponse.FromString,
+                _registered_method=True)
+        self.ResumeAgentSession = channel.unary_unary(
+                '/sessiond.v1.DiscoveryService/ResumeAgentSession',
+                request_serializer=sessiond_dot_v1_dot_discovery__pb2.ResumeAgentSessionRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_discovery__pb2.ResumeAgentSessionResponse.FromString,
+                _registered_method=True)
+        self.LabelAgentSession = channel.unary_unary(
+                '/sessiond.v1.DiscoveryService/LabelAgentSession',
+                request_serializer=sessiond_dot_v1_dot_discovery__pb2.LabelAgentSessionRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_discovery__pb2.LabelAgentSessionResponse.FromString,
+                _registered_method=True)
+        self.ProbeAdapters = channel.unary_unary(
+                '/sessiond.v1.DiscoveryService/ProbeAdapters',
+                request_serializer=sessiond_dot_v1_dot_discovery__pb2.ProbeAdaptersRequest.SerializeToString,
+                response_deserializer=sessiond_dot_v1_dot_discovery__pb2.ProbeAdaptersResponse.FromString,
+                _registered_method=True)
 
 
 class DiscoveryServiceServicer:
-    """Discovery finds workspaces on disk by their own identity files.
+    """Discovery finds what is there without being told: workspaces by their own identity files, and agent sessions
+    (conversations of Claude Code, Codex and the like) by those programs' own files and processes. An
+    `agent_session` field takes `ADAPTER:ID`, an id, an unambiguous prefix of an id (4 characters or more), or
+    `SESSION/AGENT` for what runs in a session. Common to all that take one: NOT_FOUND agent_session_not_found,
+    INVALID_ARGUMENT agent_session_ambiguous.
     """
 
     def ScanWorkspaces(self, request, context):
         """Scans the configured roots, or the folders given, and answers with all that was found there.
         Errors: INVALID_ARGUMENT path_invalid, NOT_FOUND path_missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAgentSessions(self, request, context):
+        """Returns agent sessions from what is known, the latest first; each says how old that knowledge is.
+        Errors: INVALID_ARGUMENT adapter_unknown, page_token_invalid, label_invalid.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAgentSession(self, request, context):
+        """Looks at one agent session anew, and returns it. Errors: as above.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadTranscript(self, request, context):
+        """Reads the end of a conversation from its own program's files.
+        Errors: UNAVAILABLE adapter_failed, NOT_FOUND transcript_missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchAgentSessions(self, request, context):
+        """Sends what is known, then `current`, then every change, for ever.
+        Errors: INVALID_ARGUMENT adapter_unknown, RESOURCE_EXHAUSTED watcher_too_slow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LaunchAgentSession(self, request, context):
+        """Starts a program's new conversation as an agent of a session. Answers when the init system has executed it.
+        Errors: those of SpawnAgent, INVALID_ARGUMENT adapter_unknown, model_invalid, prompt_missing,
+        prompt_too_large, NOT_FOUND adapter_not_installed, UNIMPLEMENTED adapter_cannot.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeAgentSession(self, request, context):
+        """Goes on with a conversation: types into its terminal where it runs in one of ours and waits for a prompt,
+        otherwise starts its program again as an agent of a session.
+        Errors: as LaunchAgentSession, FAILED_PRECONDITION agent_session_live (it runs elsewhere: take it over),
+        agent_session_busy, agent_session_unknown (whether it runs cannot be told).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LabelAgentSession(self, request, context):
+        """Sets and removes labels and annotations, and the group. Works on what was started elsewhere too.
+        Errors: INVALID_ARGUMENT label_invalid, label_missing, group_invalid, annotation_invalid.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProbeAdapters(self, request, context):
+        """Tells of each adapter whether its program is installed, where, and which version.
+        Errors: INVALID_ARGUMENT adapter_unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -62,6 +176,46 @@ def add_DiscoveryServiceServicer_to_server(servicer, server):
                     request_deserializer=sessiond_dot_v1_dot_discovery__pb2.ScanWorkspacesRequest.FromString,
                     response_serializer=sessiond_dot_v1_dot_discovery__pb2.ScanWorkspacesResponse.SerializeToString,
             ),
+            'ListAgentSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAgentSessions,
+                    request_deserializer=sessiond_dot_v1_dot_discovery__pb2.ListAgentSessionsRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_discovery__pb2.ListAgentSessionsResponse.SerializeToString,
+            ),
+            'GetAgentSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAgentSession,
+                    request_deserializer=sessiond_dot_v1_dot_discovery__pb2.GetAgentSessionRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_discovery__pb2.GetAgentSessionResponse.SerializeToString,
+            ),
+            'ReadTranscript': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadTranscript,
+                    request_deserializer=sessiond_dot_v1_dot_discovery__pb2.ReadTranscriptRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_discovery__pb2.ReadTranscriptResponse.SerializeToString,
+            ),
+            'WatchAgentSessions': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAgentSessions,
+                    request_deserializer=sessiond_dot_v1_dot_discovery__pb2.WatchAgentSessionsRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_discovery__pb2.WatchAgentSessionsResponse.SerializeToString,
+            ),
+            'LaunchAgentSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.LaunchAgentSession,
+                    request_deserializer=sessiond_dot_v1_dot_discovery__pb2.LaunchAgentSessionRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_discovery__pb2.LaunchAgentSessionResponse.SerializeToString,
+            ),
+            'ResumeAgentSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeAgentSession,
+                    request_deserializer=sessiond_dot_v1_dot_discovery__pb2.ResumeAgentSessionRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_discovery__pb2.ResumeAgentSessionResponse.SerializeToString,
+            ),
+            'LabelAgentSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.LabelAgentSession,
+                    request_deserializer=sessiond_dot_v1_dot_discovery__pb2.LabelAgentSessionRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_discovery__pb2.LabelAgentSessionResponse.SerializeToString,
+            ),
+            'ProbeAdapters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProbeAdapters,
+                    request_deserializer=sessiond_dot_v1_dot_discovery__pb2.ProbeAdaptersRequest.FromString,
+                    response_serializer=sessiond_dot_v1_dot_discovery__pb2.ProbeAdaptersResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'sessiond.v1.DiscoveryService', rpc_method_handlers)
@@ -71,7 +225,11 @@ def add_DiscoveryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DiscoveryService:
-    """Discovery finds workspaces on disk by their own identity files.
+    """Discovery finds what is there without being told: workspaces by their own identity files, and agent sessions
+    (conversations of Claude Code, Codex and the like) by those programs' own files and processes. An
+    `agent_session` field takes `ADAPTER:ID`, an id, an unambiguous prefix of an id (4 characters or more), or
+    `SESSION/AGENT` for what runs in a session. Common to all that take one: NOT_FOUND agent_session_not_found,
+    INVALID_ARGUMENT agent_session_ambiguous.
     """
 
     @staticmethod
@@ -91,6 +249,222 @@ class DiscoveryService:
             '/sessiond.v1.DiscoveryService/ScanWorkspaces',
             sessiond_dot_v1_dot_discovery__pb2.ScanWorkspacesRequest.SerializeToString,
             sessiond_dot_v1_dot_discovery__pb2.ScanWorkspacesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAgentSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.DiscoveryService/ListAgentSessions',
+            sessiond_dot_v1_dot_discovery__pb2.ListAgentSessionsRequest.SerializeToString,
+            sessiond_dot_v1_dot_discovery__pb2.ListAgentSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAgentSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.DiscoveryService/GetAgentSession',
+            sessiond_dot_v1_dot_discovery__pb2.GetAgentSessionRequest.SerializeToString,
+            sessiond_dot_v1_dot_discovery__pb2.GetAgentSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadTranscript(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.DiscoveryService/ReadTranscript',
+            sessiond_dot_v1_dot_discovery__pb2.ReadTranscriptRequest.SerializeToString,
+            sessiond_dot_v1_dot_discovery__pb2.ReadTranscriptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAgentSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sessiond.v1.DiscoveryService/WatchAgentSessions',
+            sessiond_dot_v1_dot_discovery__pb2.WatchAgentSessionsRequest.SerializeToString,
+            sessiond_dot_v1_dot_discovery__pb2.WatchAgentSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LaunchAgentSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.DiscoveryService/LaunchAgentSession',
+            sessiond_dot_v1_dot_discovery__pb2.LaunchAgentSessionRequest.SerializeToString,
+            sessiond_dot_v1_dot_discovery__pb2.LaunchAgentSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeAgentSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.DiscoveryService/ResumeAgentSession',
+            sessiond_dot_v1_dot_discovery__pb2.ResumeAgentSessionRequest.SerializeToString,
+            sessiond_dot_v1_dot_discovery__pb2.ResumeAgentSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LabelAgentSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.DiscoveryService/LabelAgentSession',
+            sessiond_dot_v1_dot_discovery__pb2.LabelAgentSessionRequest.SerializeToString,
+            sessiond_dot_v1_dot_discovery__pb2.LabelAgentSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProbeAdapters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sessiond.v1.DiscoveryService/ProbeAdapters',
+            sessiond_dot_v1_dot_discovery__pb2.ProbeAdaptersRequest.SerializeToString,
+            sessiond_dot_v1_dot_discovery__pb2.ProbeAdaptersResponse.FromString,
             options,
             channel_credentials,
             insecure,
