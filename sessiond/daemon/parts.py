@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sessiond.daemon.descriptors import Descriptors
+from sessiond.daemon.leaving import leaving
 from sessiond.errors import SessiondError
 from sessiond.paths import Paths
 
@@ -44,6 +45,7 @@ class AgentsRoom:
         self._descriptors = descriptors
         self._made: tuple[Agents, AgentsService] | None = None
         self._begun = False
+        self._stopped = False
 
     @property
     def agents(self) -> Agents | None:
@@ -69,7 +71,10 @@ class AgentsRoom:
             self._made[0].begin()
 
     async def service(self) -> AgentsService:
-        """The service, made when it is first called."""
+        """The service, made when it is first called. Raises Unreachable `daemon_restarting` once stopped: who
+        calls then is too late for this process, and made anew here agents would find no terminals."""
+        if self._stopped:
+            raise leaving()
         return self._open()[1]
 
     def _open(self) -> tuple[Agents, AgentsService]:
@@ -82,6 +87,7 @@ class AgentsRoom:
 
     async def stop(self) -> None:
         """Let go of all of it and leave what runs; idempotent."""
+        self._stopped = True
         made, self._made = self._made, None
         if made is not None:
             await made[0].stop()

@@ -17,8 +17,9 @@ from sessiond.agents.record import Record
 from sessiond.config import Terminal as TerminalSettings
 from sessiond.daemon import pty
 from sessiond.daemon.descriptors import Descriptors
+from sessiond.daemon.leaving import leaving
 from sessiond.daemon.terminal import Terminal, TerminalFacts
-from sessiond.errors import NotFound, Unreachable
+from sessiond.errors import NotFound
 from sessiond.model.agent import Agent, AgentSpec
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from sessiond.rpc.agent_codec import agent_to_wire
@@ -94,12 +95,14 @@ class Terminals:
 
         Raises Exhausted `disk_full`, PermissionDenied `state_denied` where its record cannot be written.
         """
-        master, pipe = self._descriptors.take(_TTY + spec.id), self._descriptors.take(_PIPE + spec.id)
+        names = (_TTY + spec.id, _PIPE + spec.id)
+        master, pipe = map(self._descriptors.take, names)
         if master is None or pipe is None:
-            for fd in (master, pipe):
+            for name, fd in zip(names, (master, pipe), strict=True):
+                # One without the other is of no use. What was not handed to this process is not its to drop.
                 if fd is not None:
                     os.close(fd)
-            self._forget(spec.id)
+                    self._descriptors.drop(name)
             return False
         try:
             terminal = self._take_in(spec, folder, master, pipe)
@@ -265,11 +268,7 @@ class Terminals:
 
     async def stop(self) -> None:
         """Let go of everything, which stays with the init system; who looks is told to come back."""
-        gone = Unreachable(
-            "daemon_restarting",
-            "the session's daemon ends; its agents and their terminals go on",
-            hint="attach again",
-        )
+        gone = leaving("attach again")
         everyone = [*self._terminals.values(), *self._closed.values()]
         for terminal in everyone:
             terminal.end(None, gone)

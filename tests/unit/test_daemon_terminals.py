@@ -93,6 +93,28 @@ async def test_a_terminal_that_is_gone_is_told(one: Case) -> None:
     assert not one.terminals.restore(one.spec, one.folder)
 
 
+async def test_what_was_not_handed_to_this_process_stays_in_the_store(one: Case) -> None:
+    await one.open()
+    await one.terminals.stop()
+    # Asked of those who have let go, and not of their successor.
+    assert not one.terminals.restore(one.spec, one.folder)
+    one.store.receive()
+    assert sorted(one.store.kept) == [f"pipe-{AGENT}", f"tty-{AGENT}"]
+    one.again()
+    assert one.terminals.restore(one.spec, one.folder)
+
+
+async def test_half_a_terminal_is_dropped(one: Case) -> None:
+    await one.open()
+    await one.terminals.stop()
+    one.store.receive()
+    os.close(one.store.kept.pop(f"tty-{AGENT}"))
+    one.again()
+    assert not one.terminals.restore(one.spec, one.folder)
+    one.store.receive()
+    assert one.store.kept == {}
+
+
 async def test_terminals_of_nobody_are_swept(one: Case) -> None:
     await one.open()
     await one.terminals.stop()
