@@ -108,8 +108,9 @@ class Book:
 
     # ---- writing
 
-    def claim(self, spec: AgentSpec, environment: Mapping[str, str]) -> Kept:
-        """Enter a new agent, all or nothing. Raises AlreadyExists `agent_exists`, Exhausted `disk_full`."""
+    def claim(self, spec: AgentSpec, environment: Mapping[str, str], input: bytes | None = None) -> Kept:
+        """Enter a new agent with what it will read, all or nothing. Raises AlreadyExists `agent_exists`,
+        Exhausted `disk_full`."""
         folder = self.folder(spec.id)
         if folder.path.exists():
             raise AlreadyExists("agent_exists", f"there is an agent {spec.id}", fields={"agent": spec.id})
@@ -118,6 +119,8 @@ class Book:
             private_folder(self._root)
             private_folder(draft)
             _write(draft / folder.spec.name, _dump(spec_to_json(spec)))
+            if input is not None:
+                _write(draft / folder.input.name, input)
             self._write_launch(spec, draft / folder.launch_kept.name, folder.launch_passing, environment)
             draft.rename(folder.path)
             _sync(self._root)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from sessiond.agents.launch import INPUT
+
 AGENTS = "agents"
 LAUNCHES = "launches"
 
@@ -50,6 +52,11 @@ class AgentFolder:
     def launch_passing(self) -> Path:
         """Command line and environment of any other agent: gone with the machine's memory."""
         return self.runtime / LAUNCHES / f"{self.session}-{self.agent}"
+
+    @property
+    def input(self) -> Path:
+        """What its standard input is, where it has any."""
+        return self.path / INPUT
 
     @property
     def record(self) -> Path:

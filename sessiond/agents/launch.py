@@ -19,6 +19,9 @@ EXIT_NOT_FOUND = 127
 # What a program of another kind would get from systemd when its folder cannot be entered.
 EXIT_FOLDER = 200
 
+# Name of the file in an agent's folder that is its standard input.
+INPUT = "input"
+
 _HEAD = b"sessiond-launch-1"
 # Set by the init system for each run; the agent's own environment has none of that name.
 _PASSED_ON = b"INVOCATION_ID"
@@ -65,6 +68,10 @@ def main(words: Sequence[str]) -> int:
     except OSError as error:
         return _failed(f"cannot enter {os.fsdecode(cwd)}: {error.strerror}", EXIT_FOLDER)
     os.umask(umask)
+    try:
+        _read_from(words[0])
+    except OSError as error:
+        return _failed(f"cannot read its input: {error.strerror}", EXIT_NOT_EXECUTABLE)
     return _become(program, argv, environment)
 
 
@@ -76,6 +83,16 @@ def _read(folder: str, runtime: str) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     with open(descriptor, "rb") as file:
         return file.read()
+
+
+def _read_from(folder: str) -> None:
+    """Have standard input be what was given for it, from its beginning in each run."""
+    try:
+        descriptor = os.open(os.path.join(folder, INPUT), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    os.dup2(descriptor, 0)
+    os.close(descriptor)
 
 
 def _become(program: bytes, argv: list[bytes], environment: dict[bytes, bytes]) -> int:

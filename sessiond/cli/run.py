@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _LARGEST_SIZE = 1000
+# As much as a daemon takes.
+_INPUT_MAX = 2 << 20
 POLICY = Words("policy", ("no", "on-failure", "always"), of="restart", plural="policies")
 
 
@@ -97,6 +99,7 @@ sessionctl run -- claude
 sessionctl run -s shop --name server --restart on-failure -d -- npm start
 sessionctl run --no-tty -- make -j4 2>errors
 sessionctl run -d --group nightly --label team=web -p MemoryMax=2G -- ./crawl
+git diff | sessionctl run --input - -- claude -p "Review this"
 sessionctl run --env-file .env --env DISPLAY --timeout 10min -- ./check
 """,
 )
@@ -122,6 +125,13 @@ sessionctl run --env-file .env --env DISPLAY --timeout 10min -- ./check
     metavar="PROPERTY=V",
     help="A limit, as systemd names it.",
 )
+@click.option(
+    "--input",
+    "source",
+    metavar="FILE",
+    type=click.Path(),
+    help="What it reads; - for what you pipe in. Without a terminal.",
+)
 @click.option("--timeout", metavar="TIME", help="End it after so long: seconds, or 500ms, 30s, 5min, 2h.")
 @click.option("--stop-signal", default="", metavar="SIGNAL", help="What asks it to end; default SIGTERM.")
 @click.option("--stop-timeout", metavar="TIME", help="How long it may take to end before it is killed.")
@@ -141,7 +151,8 @@ def run(app: App, session: str | None, detach: bool, command: tuple[str, ...], *
     It is given your environment, but for what belongs to your terminal or desktop; --env and --env-file
     pass on anything. In a file `#` begins a comment, and values may be quoted.
 
-    You are attached to its terminal, or, with --no-tty, see what it prints while its input is empty. Ctrl-C
+    You are attached to its terminal, or, with --no-tty, see what it prints while its input is empty, or what
+    --input says. Ctrl-C
     goes to the program; a second one within a second leaves it running. It also goes on when you detach
     or your terminal closes: `sessionctl attach` brings you back.
 
@@ -198,6 +209,7 @@ def _request(
     variables: Sequence[str],
     files: Sequence[str],
     properties: Sequence[str],
+    source: str | None,
     timeout: str | None,
     stop_signal: str,
     stop_timeout: str | None,
@@ -207,7 +219,7 @@ def _request(
     from sessiond.rpc._generated.v1 import agents_pb2 as pb
 
     chosen = environment.chosen_environment(files, variables, caller.environment)
-    terminal = caller.terminal if tty is None else tty
+    terminal = (caller.terminal and source is None) if tty is None else tty
     request = pb.SpawnAgentRequest(
         command=command,
         name=name,
@@ -225,11 +237,38 @@ def _request(
         stop_signal=stop_signal,
         umask=caller.umask,
     )
+    if source is not None:
+        request.input = read_input(source)
     if timeout is not None:
         request.timeout.FromNanoseconds(_nanoseconds(timeout))
     if stop_timeout is not None:
         request.stop_timeout.FromNanoseconds(_nanoseconds(stop_timeout))
     return request
+
+
+def read_input(source: str) -> bytes:
+    """What a file, or standard input for `-`, holds: all of it or an error."""
+    try:
+        if source == "-":
+            found = sys.stdin.buffer.read(_INPUT_MAX + 1)
+        else:
+            with open(source, "rb") as file:
+                found = file.read(_INPUT_MAX + 1)
+    except OSError as error:
+        raise NotFound(
+            "input_unreadable",
+            f"cannot read {source}: {error.strerror}",
+            hint="name a file, or - and pipe something in",
+            fields={"path": source},
+        ) from error
+    if len(found) > _INPUT_MAX:
+        raise InvalidArgument(
+            "input_too_large",
+            f"{source} holds more than the {_INPUT_MAX} bytes that are taken",
+            hint="put it in a file that the program opens",
+            fields={"allowed": str(_INPUT_MAX)},
+        )
+    return found
 
 
 def _nanoseconds(text: str) -> int:

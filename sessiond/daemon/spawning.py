@@ -28,6 +28,7 @@ CELLS_MAX = 1000
 _TIMEOUT_MAX = 10 * 366 * 86400.0
 _STOP_TIMEOUT_MIN, _STOP_TIMEOUT_MAX = 0.1, 3600.0
 _UMASK_MAX = 0o777
+INPUT_MAX = 2 << 20
 _TERM = "xterm-256color"
 _TERM_MAX = 64
 # Long enough for a busy manager's last word on a unit that it let go of.
@@ -59,6 +60,7 @@ class Spawn:
     stop_timeout: float | None = None
     umask: int | None = None
     timeout: float = 0.0
+    input: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class Spawning:
                 environment = command.agent_environment(
                     wish.environment, wish.set_environment, spec, self._place.socket
                 )
-            kept = await asyncio.to_thread(self._roster.book.claim, spec, environment)
+            kept = await asyncio.to_thread(self._roster.book.claim, spec, environment, wish.input)
             entry = Entry.of(kept)
             entry.starting = True
             self._roster.add(entry)
@@ -132,6 +134,7 @@ class Spawning:
     def _draft(self, wish: Spawn) -> AgentSpec:
         """The spec of a wish, all of it checked that needs no answer of anybody; name and program aside."""
         command.check_command(wish.argv)
+        _check_input(wish)
         if wish.name:
             check_name(wish.name, "an agent's name")
         if wish.group:
@@ -293,7 +296,7 @@ class Spawning:
         """Wait until the init system has told that the unit of the last run is gone."""
         try:
             async with asyncio.timeout(_GONE_DEADLINE):
-                await self._roster.changed.until(lambda: entry.unit is None or None)
+                await self._roster.until(lambda: entry.unit is None or None)
         except TimeoutError as error:
             raise Conflict(
                 "start_failed",
@@ -327,7 +330,7 @@ class Spawning:
         """Wait until its unit was told of, so that its state is known when its start is answered."""
         try:
             async with asyncio.timeout(_TOLD_DEADLINE):
-                await self._roster.changed.until(lambda: entry.unit)
+                await self._roster.changed.until(lambda: entry.unit or self._roster.left or None)
         except TimeoutError:
             log.warning("%s was started, and the init system does not tell of it", entry.spec.unit)
 
@@ -426,6 +429,24 @@ def _duration(asked: float, what: str, least: float, most: float) -> float:
             "duration_invalid", f"a {what} of {asked:g} s", hint=f"{least:g} s to {most:g} s"
         )
     return asked
+
+
+def _check_input(wish: Spawn) -> None:
+    if wish.input is None:
+        return
+    if wish.tty:
+        raise InvalidArgument(
+            "input_with_terminal",
+            "an agent with a terminal reads from that, and from nothing else",
+            hint="run it with --no-tty, or type into its terminal: sessionctl send",
+        )
+    if len(wish.input) > INPUT_MAX:
+        raise InvalidArgument(
+            "input_too_large",
+            f"an input of {len(wish.input)} bytes, and {INPUT_MAX} are taken",
+            hint="put it in a file that the program opens",
+            fields={"bytes": str(len(wish.input)), "allowed": str(INPUT_MAX)},
+        )
 
 
 def _umask(asked: int | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 
@@ -371,3 +372,25 @@ def test_a_status_survives_while_the_daemon_is_down(crew: Crew) -> None:
         assert (state(ended), ended.exit_status) == ("failed", 9)
         assert crew.lines(made.id) == ["here", "last words"]
     crew.gone()
+
+
+def test_an_input_is_read_to_its_end_and_anew_in_each_run(crew: Crew) -> None:
+    text = b"first\n\0\xff last without an end" + b"x" * 1_000_000
+    reads = "sha256sum; echo over"
+    told = [f"{hashlib.sha256(text).hexdigest()}  -", "over"]
+    agent = crew.sh(reads, input=text)
+    assert crew.wait(agent.id).exit_status == 0
+    assert crew.lines(agent.id) == told
+    crew.restart(agent.id)
+    crew.wait(agent.id)
+    assert crew.lines(agent.id) == told * 2
+    mode = crew.product.host.run(["stat", "-c", "%a", f"{crew.folder(agent)}/input"]).stdout
+    assert mode == "600\n"
+
+
+def test_an_input_that_cannot_be_is_refused_and_leaves_nothing(crew: Crew) -> None:
+    crew.refused("input_with_terminal", "SpawnAgent", command=["cat"], tty=True, input=b"x")
+    crew.refused("input_too_large", "SpawnAgent", command=["cat"], input=b"x" * (2 << 20) + b"x")
+    assert not crew.list(include_ended=True)
+    agent = crew.run("cat", input=b"")
+    assert crew.wait(agent.id).exit_status == 0

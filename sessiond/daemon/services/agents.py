@@ -208,6 +208,7 @@ def _wish(request: pb.SpawnAgentRequest) -> Spawn:
         stop_timeout=seconds(request.stop_timeout) if request.HasField("stop_timeout") else None,
         umask=request.umask if request.HasField("umask") else None,
         timeout=seconds(request.timeout) if request.HasField("timeout") else 0.0,
+        input=request.input if request.HasField("input") else None,
     )
 
 
