@@ -1,0 +1,1 @@
+"""What adapters share: ends of files, what is kept of unchanged ones, hostile texts, foreign databases."""

@@ -1,0 +1,45 @@
+"""What shows that a process has a conversation open: locks it holds, what it executes, marks it carries."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+
+from sessiond.model.agent_session import Life, Turn
+from sessiond.ports.discovery import Process, Processes
+
+
+def living(process: Process, turn: Turn | None = None, activity: str = "", reason: str = "") -> Life:
+    """That this process has it open."""
+    return Life(True, reason, process.pid, process.start_time, turn, activity)
+
+
+def lock_holder(processes: Processes, path: str) -> Process | None:
+    """Who holds the flock of a file; None where nobody does, or the file is gone. Raises OSError."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    pid = processes.lock_holders().get((status.st_dev, status.st_ino))
+    return None if pid is None else processes.get(pid)
+
+
+def executing(processes: Processes, names: Collection[str]) -> Iterator[Process]:
+    """Those whose name or file of execution is one of these, whatever their command line says."""
+    for process in processes.all():
+        if process.comm in names or process.exe.rpartition("/")[2] in names:
+            yield process
+
+
+def descends(processes: Processes, pid: int, from_pid: int) -> bool:
+    """Whether a process is another's child, or a child of such."""
+    seen: set[int] = set()
+    while pid > 1 and pid not in seen:
+        if pid == from_pid:
+            return True
+        seen.add(pid)
+        process = processes.get(pid)
+        if process is None:
+            return False
+        pid = process.parent
+    return False

@@ -1,0 +1,89 @@
+"""A program's own database, read without writing to it and without leaving anything beside it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Final, TypeVar
+from urllib.parse import quote
+
+from sessiond.adapters.reading.ends import irregular
+
+T = TypeVar("T")
+
+# Seconds: for a writer that holds the database, and for one reading of it in all.
+_BUSY: Final = 0.25
+_MOST: Final = 2.0
+# Steps of SQLite's machine between two looks at the clock.
+_STEPS: Final = 10_000
+# No text of a program's own is longer; what is, would be all our memory.
+_LENGTH_MAX: Final = 64 * 1024 * 1024
+_TRIES: Final = 3
+
+
+def read_database(path: str, work: Callable[[sqlite3.Connection], T]) -> T:
+    """What ``work`` returns of a connection that can only read; it is called once more where a writer came in
+    between. Raises OSError, sqlite3.Error.
+
+    Without a write-ahead log all is in the file itself, which is then read as one that does not change:
+    otherwise SQLite would make a log and its index in the program's folder.
+    """
+    for left in reversed(range(_TRIES)):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise irregular(path)
+        logged = _logged(path)
+        how = "mode=ro" if logged else "mode=ro&immutable=1"
+        try:
+            with closing(_connect(path, how)) as connection:
+                answer = work(connection)
+        except sqlite3.DatabaseError:
+            if logged or left == 0 or not _changed(path, status):
+                raise
+            continue
+        if logged or left == 0 or not _changed(path, status):
+            return answer
+    raise AssertionError("the last try returns or raises")
+
+
+def _logged(path: str) -> bool:
+    """Whether there is a log with something in it, or a journal of what was not finished."""
+    for ending in ("-wal", "-journal"):
+        try:
+            if os.stat(path + ending).st_size:
+                return True
+        except FileNotFoundError:
+            continue
+    return False
+
+
+def _changed(path: str, before: os.stat_result) -> bool:
+    now = os.stat(path)
+    return (now.st_ino, now.st_size, now.st_mtime_ns) != (
+        before.st_ino,
+        before.st_size,
+        before.st_mtime_ns,
+    ) or _logged(path)
+
+
+def _connect(path: str, how: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"file:{quote(os.path.abspath(path))}?{how}", uri=True, timeout=_BUSY, isolation_level=None
+    )
+    try:
+        connection.row_factory = sqlite3.Row
+        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LENGTH_MAX)
+        until = time.monotonic() + _MOST
+        connection.set_progress_handler(lambda: time.monotonic() > until, _STEPS)
+        # What a hostile schema computes (views, triggers, defaults) may call nothing of ours.
+        connection.execute("PRAGMA trusted_schema=0")
+        connection.execute("PRAGMA query_only=1")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
