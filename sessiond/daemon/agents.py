@@ -149,6 +149,7 @@ class Agents:
         try:
             async with asyncio.timeout(_FIRST_ANSWER):
                 await self._follower.answered.wait()
+            self._roster.stay()
         except TimeoutError as error:
             raise Unreachable(
                 "init_unavailable",
@@ -163,6 +164,7 @@ class Agents:
                 # Suppressed: what is not known is told as that.
                 async with asyncio.timeout(_FIRST_LOOK):
                     await self._follower.heard.wait()
+        self._roster.stay()
 
     async def stop(self) -> None:
         """Let go of everything and leave all that runs; idempotent."""
@@ -170,6 +172,8 @@ class Agents:
         tasks = [*self._tasks, *([self._following] if self._following else [])]
         await _ended_all(tasks, _STOP_GRACE)
         self._following = None
+        self._roster.leave()
+        self._follower.give_up()
         await self._streams.stop()
         await self._units.close()
 
@@ -251,7 +255,7 @@ class Agents:
         """Have it end, and write that down; the caller holds its lock."""
         if not entry.over:
             await self._ask(entry, how)
-            await self._roster.changed.until(lambda: entry.over or entry.unit is None or None)
+            await self._roster.until(lambda: entry.over or entry.unit is None or None)
         await self._endings.conclude(entry)
         if entry.end is None:
             raise Conflict(
@@ -369,7 +373,7 @@ class Agents:
         return self._roster.row(entry)
 
     async def _until_settled(self, entry: Entry) -> None:
-        await self._roster.changed.until(lambda: entry.settled or entry.removed or None)
+        await self._roster.until(lambda: entry.settled or entry.removed or None)
 
     # ---- pausing
 
@@ -385,7 +389,7 @@ class Agents:
         await self._turn(entry, frozen=frozen)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FREEZER_DEADLINE):
-                await self._roster.changed.until(
+                await self._roster.until(
                     lambda: entry.over or entry.unit is None or entry.unit.status.frozen == frozen or None
                 )
         return self._roster.row(self._roster.present(entry))
@@ -418,7 +422,7 @@ class Agents:
         wanted = states or ENDED
         try:
             async with asyncio.timeout(timeout):
-                await self._roster.changed.until(lambda: self._is_in(entry, wanted) or None)
+                await self._roster.until(lambda: self._is_in(entry, wanted) or None)
         except TimeoutError as error:
             raise TimedOut(
                 "wait_timeout",

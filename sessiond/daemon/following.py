@@ -48,6 +48,11 @@ class Follower:
                         self.heard.set()
                 self._roster.changed.fire()
 
+    def give_up(self) -> None:
+        """Nothing is followed any more: nobody need wait for an answer."""
+        self.answered.set()
+        self.heard.set()
+
     async def _listed(self, units: Sequence[AgentUnit]) -> None:
         found = {_agent(unit): unit for unit in units}
         self._roster.reachable = True

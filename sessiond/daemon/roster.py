@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from sessiond.agents.book import Book, Kept
 from sessiond.agents.folder import AgentFolder
 from sessiond.aio import Pulse
+from sessiond.daemon.leaving import leaving
 from sessiond.daemon.streams import Streams
 from sessiond.errors import NotFound, SessiondError
 from sessiond.model.agent import Agent, AgentEnd, AgentSpec, AgentState, AgentUnit, derive_agent, has_ended
 from sessiond.model.agent_selection import find
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +71,8 @@ class Roster:
         # Whether the init system answers; until then nothing is known of what runs.
         self.reachable = False
         self.changed = Pulse()
+        # Whether this daemon ends, and is told nothing any more.
+        self.left = False
 
     def load(self) -> None:
         """Read the book; what cannot be read is told in the log."""
@@ -87,6 +93,29 @@ class Roster:
         entry.removed = True
         self.entries.pop(entry.id, None)
         self.changed.fire()
+
+    def leave(self) -> None:
+        """This daemon ends: whoever waits for news need not wait until it is gone."""
+        self.left = True
+        self.changed.fire()
+
+    # ---- waiting
+
+    def stay(self) -> None:
+        """Raise Unreachable `daemon_restarting` once this daemon ends."""
+        if self.left:
+            raise leaving()
+
+    async def until(self, test: Callable[[], _T | None]) -> _T:
+        """The first answer of ``test`` that is not None, now or after a change; raises as ``stay``."""
+
+        def asked() -> _T | None:
+            answer = test()
+            if answer is None:
+                self.stay()
+            return answer
+
+        return await self.changed.until(asked)
 
     # ---- reading
 
@@ -142,7 +171,8 @@ class Roster:
         return [entry for entry in self.entries.values() if entry.end is None]
 
     def present(self, entry: Entry) -> Entry:
-        """The entry; raises NotFound where it was removed meanwhile."""
+        """The entry; raises NotFound where it was removed meanwhile, and as ``stay``."""
+        self.stay()
         if entry.removed:
             raise NotFound("agent_not_found", f"{entry.spec.name} was removed", fields={"agent": entry.id})
         return entry

@@ -118,7 +118,7 @@ class Views:
                 hint=f"sessionctl output {entry.spec.name}",
                 fields={"agent": entry.id},
             )
-        terminal = self._terminals().get(entry.id)
+        terminal = self._terminals().get(self._roster.present(entry).id)
         if terminal is None or entry.end is not None:
             raise Conflict(
                 "agent_ended",

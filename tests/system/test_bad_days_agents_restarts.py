@@ -25,9 +25,9 @@ from tests.system.product import Product
 SESSIONCTL = str(Path(sys.executable).parent / "sessionctl")
 # A restart at each of so many instants, which lie so many seconds apart from the new process's first on: to
 # well behind its being ready.
-INSTANTS = 24
+INSTANTS = 20
 APART = 0.015
-ASKERS = 3
+ASKERS = 2
 LINES = "n=0; until [ -e stop ]; do n=$((n + 1)); echo $n; sleep 0.02; done; echo last"
 
 

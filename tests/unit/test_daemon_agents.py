@@ -458,6 +458,28 @@ async def test_who_asks_right_after_a_restart_is_told_of_what_runs(stage: Stage)
         assert (await agents.measured(made.id)).state is AgentState.RUNNING
 
 
+async def test_who_waits_for_an_agent_is_sent_to_the_next_daemon_when_this_one_ends(stage: Stage) -> None:
+    async with stage.agents() as agents:
+        made = await agents.spawn(wish())
+        waits = [
+            asyncio.create_task(agents.wait(made.id)),
+            asyncio.create_task(agents.wait(made.id, frozenset({AgentState.PAUSED}))),
+        ]
+        await asyncio.sleep(0)
+        await agents.stop()
+        # Not when their calls are cut off at last.
+        for answer in await asyncio.gather(*waits, return_exceptions=True):
+            assert isinstance(answer, Unreachable)
+            assert answer.code == "daemon_restarting"
+        for late in (agents.list(Selection()), agents.stop_agent(made.id), agents.spawn(wish())):
+            with pytest.raises(Unreachable) as caught:
+                await late
+            assert caught.value.code == "daemon_restarting"
+    async with stage.agents() as agents:
+        [row] = await agents.list(Selection())
+        assert row.state is AgentState.RUNNING
+
+
 async def test_what_nobody_can_tell_is_unknown_at_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sessiond.daemon.agents._FIRST_LOOK", 3600.0)
     async with stage.agents() as agents:

@@ -7,13 +7,15 @@ import os
 import signal
 import termios
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
 from sessiond.daemon import pty
 from sessiond.daemon.boundary import unfinished
-from sessiond.errors import TimedOut
+from sessiond.errors import TimedOut, Unreachable
+from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from tests.unit.terminal_case import AGENT, Case, case
 
 
@@ -102,6 +104,20 @@ async def test_what_was_not_handed_to_this_process_stays_in_the_store(one: Case)
     assert sorted(one.store.kept) == [f"pipe-{AGENT}", f"tty-{AGENT}"]
     one.again()
     assert one.terminals.restore(one.spec, one.folder)
+
+
+async def test_who_follows_is_sent_to_the_next_daemon_when_this_one_ends(one: Case) -> None:
+    one.run(await one.open(), "os.write(1, b'so far')\nsys.stdin.read()")
+    request = pb.StreamRecordRequest(agent=AGENT, stream=pb.OUTPUT_STREAM_TERMINAL, follow=True)
+    async with aclosing(one.views.stream_record(request)) as pieces:
+        while not (piece := await anext(pieces)).data.endswith(b"so far"):
+            assert piece
+        following = asyncio.ensure_future(anext(pieces))
+        await asyncio.sleep(0)
+        one.roster.leave()
+        with pytest.raises(Unreachable) as caught:
+            await following
+    assert caught.value.code == "daemon_restarting"
 
 
 async def test_half_a_terminal_is_dropped(one: Case) -> None:
