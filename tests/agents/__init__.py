@@ -1,0 +1,1 @@
+"""Adapters against the real agent programs, which speak to a model server of our own."""
