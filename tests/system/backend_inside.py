@@ -17,6 +17,7 @@ import pytest
 from sessiond.errors import Conflict, InvalidArgument, TimedOut, Unreachable
 from sessiond.init.systemd.backend import SystemdInit
 from sessiond.init.systemd.properties import PROPERTIES
+from sessiond.init.systemd.units import START_LIMIT_BURST
 from sessiond.model.identity import new_id
 from sessiond.model.state import SessionState
 from sessiond.model.unit import UnitStatus, agents_slice, daemon_unit, session_slice, starter_unit
@@ -189,6 +190,21 @@ async def test_too_many_failures_are_an_error_and_a_restart_gets_it_going(real: 
         flag.touch()
         await real.init.restart(session)
         await watcher.until_state(session, SessionState.ACTIVE)
+
+
+async def test_restarts_that_are_asked_for_are_not_too_many_starts(real: SystemdHarness) -> None:
+    session = new_id()
+    pids = set()
+    async with watching(real.init) as watcher:
+        await started(real, watcher, session)
+        for _ in range(START_LIMIT_BURST + 5):
+            await real.init.restart(session)
+            pids.add((await real.systemctl("show", "--value", "-PMainPID", daemon_unit(session))).strip())
+        assert len(pids) == START_LIMIT_BURST + 5
+        # Those of its own count all the same: one that cannot live ends in an error.
+        for _ in range(START_LIMIT_BURST):
+            await real.systemctl("restart", daemon_unit(session))
+        await watcher.until_state(session, SessionState.ERROR)
 
 
 # ---- by hand

@@ -113,9 +113,9 @@ class SystemdInit:
             return str(job)
 
         async with _pinned(connection, unit):
-            if now.active == "failed":
-                # Its start limit may be what made it fail.
-                await reset_failed(connection, unit)
+            # What is asked for is none of the starts in a row that end in `failed`, where terminals are dropped;
+            # systemd counts it with them, unless it begins to count anew.
+            await reset_failed(connection, unit)
             if not wait:
                 await ask()
                 return
