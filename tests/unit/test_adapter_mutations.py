@@ -1,0 +1,327 @@
+"""Every adapter on files that were cut, flipped, bloated, or replaced by something that is no file."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import signal
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sessiond.adapters import make_adapter
+from sessiond.errors import NotFound
+from sessiond.model.agent_session import Found
+from sessiond.ports.discovery import AgentAdapter, Processes, Told
+from tests.unit.adapter_case import (
+    NOBODY,
+    check_evidence,
+    check_life,
+    check_message,
+    check_told,
+    life_of,
+    problems_of,
+)
+
+# Seconds after which something hangs; nothing here takes a hundredth of it.
+HANGS = 60
+
+
+@dataclass(frozen=True)
+class Case:
+    """One adapter and files for it. ``lay`` puts them below a home and returns the environment.
+
+    ``processes`` are those that live; the conversations in ``live`` are then known to, or cannot be told:
+    whatever is broken, they are never stopped.
+    """
+
+    adapter: str
+    lay: Callable[[Path], Mapping[str, str]]
+    processes: Callable[[Path], Processes] = field(default=lambda home: NOBODY)
+    live: frozenset[str] = frozenset()
+
+
+# ---- the table: each adapter adds its row -----------------------------------------------------
+
+CASES: list[Case] = []
+
+
+# ---- what is done to a file ---------------------------------------------------------------------
+
+Mutation = Callable[[bytes], bytes]
+
+NESTED = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
+HUGE = b'{"type":"user","x":"' + b"a" * 3_000_000 + b'"}'
+
+
+def _replace_values(value: object) -> Mutation:
+    """Each value of each line in turn becomes something else."""
+
+    def change(data: bytes) -> bytes:
+        lines = []
+        for line in data.split(b"\n"):
+            try:
+                decoded = json.loads(line)
+            except ValueError:
+                lines.append(line)
+                continue
+            lines.append(json.dumps(_with(decoded, value)).encode())
+        return b"\n".join(lines)
+
+    return change
+
+
+def _with(node: Any, value: object) -> Any:
+    """All leaves replaced; the type of line is left, so that it is still taken for one."""
+    if isinstance(node, dict):
+        return {name: each if name == "type" else _with(each, value) for name, each in node.items()}
+    return [_with(each, value) for each in node] if isinstance(node, list) else value
+
+
+BROKEN: dict[str, Mutation] = {
+    "empty": lambda data: b"",
+    "half": lambda data: data[: len(data) // 2],
+    "one byte less": lambda data: data.rstrip()[:-1],
+    "without its beginning": lambda data: data[len(data) // 3 :],
+    "NULs": lambda data: b"\0" * len(data),
+    "NULs at the end, as after a power cut": lambda data: data + b"\0" * 4096,
+    "no UTF-8": lambda data: b"\xff\xfe" * 500,
+    "no UTF-8 in texts": lambda data: data.replace(b":", b":\xff"),
+    "half characters in texts": lambda data: data.replace(b'":"', b'":"\\ud800'),
+    "a nested bomb first": lambda data: NESTED + b"\n" + data,
+    "a nested bomb last": lambda data: data + b"\n" + NESTED,
+    "a huge line first": lambda data: HUGE + b"\n" + data,
+    "a huge line last": lambda data: data + b"\n" + HUGE,
+    "a line without an end": lambda data: data + b"\n" + HUGE[:-2],
+    "blank lines": lambda data: data.replace(b"\n", b"\n\n \r\n"),
+    "only braces": lambda data: b'{}\n[]\nnull\n1\n""\n' * 20,
+    "numbers for values": _replace_values(-1e300),
+    "huge numbers for values": _replace_values(10**40),
+    "lists for values": _replace_values([[]]),
+    "objects for values": _replace_values({"a": {"b": None}}),
+    "null for values": _replace_values(None),
+    "controls for values": _replace_values("a\0\x1b[31m\n\t/../\u202e" * 50),
+    "true for values": _replace_values(True),
+}
+
+
+def _directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
+def _dangling(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.with_name("nothing"))
+
+
+def _device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+IN_PLACE: dict[str, Callable[[Path], None]] = {
+    "a directory": _directory,
+    "a FIFO": _fifo,
+    "a link to itself": _loop,
+    "a dangling link": _dangling,
+    "an endless device": _device,
+}
+
+
+# ---- the runs -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def a_home(case: Case) -> Iterator[tuple[Path, Callable[[], AgentAdapter], list[Path]]]:
+    """The case's files in a new home, what makes an adapter that knows nothing yet, and all files."""
+    home = Path(tempfile.mkdtemp(prefix="sd-"))
+    try:
+        environment = {"HOME": str(home), **case.lay(home)}
+        files = sorted(each for each in home.rglob("*") if each.is_file())
+        yield home, lambda: make_adapter(case.adapter, environment), files
+    finally:
+        shutil.rmtree(home)
+
+
+class Hangs(BaseException):
+    """Not an Exception: nobody may take it for trouble of a file."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_hangs() -> Iterator[None]:
+    """A call that waits for ever ends the test."""
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        raise Hangs
+
+    before = signal.signal(signal.SIGALRM, tell)
+    signal.alarm(HANGS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def look(case: Case, home: Path, adapter: AgentAdapter, changed: set[str] | None) -> list[Told]:
+    """All that an adapter can be asked, each answer checked."""
+    told = list(adapter.discover(changed))
+    check_told(adapter, told)
+    for processes in (NOBODY, case.processes(home)):
+        check_evidence(adapter.evidence(processes))
+        for each in told:
+            if isinstance(each, Found):
+                check_life(adapter.is_alive(each, processes))
+    for each in told:
+        if isinstance(each, Found) and "transcript" in adapter.abilities:
+            try:
+                transcript = adapter.transcript(each, 20)
+            except NotFound as error:
+                assert error.code == "transcript_missing"  # noqa: PT017
+                continue
+            assert len(transcript.messages) <= 20
+            for message in transcript.messages:
+                check_message(message)
+    return told
+
+
+def check_truth(case: Case, home: Path, adapter: AgentAdapter, told: list[Told]) -> None:
+    """What lives is not stopped by what is broken; what is not found any more is trouble that is told."""
+    evidence = adapter.evidence(case.processes(home))
+    rows = {each.id: each for each in told if isinstance(each, Found)}
+    for id in case.live:
+        if id in rows:
+            assert life_of(rows[id], evidence).alive is not False, f"{id} is said to be stopped"
+            assert adapter.is_alive(rows[id], case.processes(home)).alive is not False
+        else:
+            assert problems_of(told), f"{id} is gone, and nobody says why"
+
+
+def cases() -> list[Any]:
+    return [pytest.param(case, id=case.adapter) for case in CASES]
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("case", cases())
+def test_a_broken_file_breaks_nothing_else(case: Case, how: str) -> None:
+    with a_home(case) as (home, make, files):
+        adapter = make()
+        whole = look(case, home, adapter, None)
+        assert any(isinstance(each, Found) for each in whole)
+        assert not problems_of(whole)
+        check_truth(case, home, adapter, whole)
+        for path in files:
+            good = path.read_bytes()
+            path.write_bytes(BROKEN[how](good))
+            for each, changed in ((adapter, {str(path)}), (adapter, None), (make(), None)):
+                told = look(case, home, each, changed)
+                if changed is None:
+                    check_truth(case, home, each, told)
+            path.write_bytes(good)
+        again = look(case, home, adapter, None)
+        assert ids(again) == ids(whole)
+        assert not problems_of(again)
+
+
+@pytest.mark.parametrize("what", IN_PLACE)
+@pytest.mark.parametrize("case", cases())
+def test_something_else_in_place_of_a_file_breaks_nothing(case: Case, what: str) -> None:
+    with a_home(case) as (home, make, files):
+        adapter = make()
+        whole = look(case, home, adapter, None)
+        for path in files:
+            good = path.read_bytes()
+            IN_PLACE[what](path)
+            for each, changed in ((adapter, {str(path)}), (adapter, None), (make(), None)):
+                told = look(case, home, each, changed)
+                if changed is None:
+                    check_truth(case, home, each, told)
+            path.rmdir() if stat.S_ISDIR(path.lstat().st_mode) else path.unlink()
+            path.write_bytes(good)
+        assert ids(look(case, home, adapter, None)) == ids(whole)
+
+
+@pytest.mark.parametrize("case", cases())
+def test_a_file_that_may_not_be_read_is_told(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    with a_home(case) as (home, make, files):
+        adapter = make()
+        whole = look(case, home, adapter, None)
+        really = os.open
+        denied = ""
+
+        def refuse(path: str, *rest: Any, **more: Any) -> int:
+            if str(path) == denied:
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return really(path, *rest, **more)
+
+        monkeypatch.setattr(os, "open", refuse)
+        for path in files:
+            denied = str(path)
+            # Something changes in it, or nobody would open it again.
+            path.write_bytes(path.read_bytes() + b"\n")
+            for changed in ({str(path)}, None):
+                told = look(case, home, adapter, changed)
+            check_truth(case, home, adapter, told)
+            assert set(case.live) <= ids(told), "the last good answer stays"
+        denied = ""
+        assert ids(look(case, home, adapter, None)) == ids(whole)
+
+
+@pytest.mark.parametrize("case", cases())
+def test_flipped_and_shuffled_bytes_break_nothing(case: Case) -> None:
+    with a_home(case) as (home, make, files):
+        adapter = make()
+
+        # The fixture is one home for all examples: each puts back what it changed.
+        @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(
+            which=st.integers(0, len(files) - 1),
+            flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=12),
+            cut=st.floats(0, 1),
+            stuffing=st.binary(max_size=40),
+            at=st.floats(0, 1),
+        )
+        def mutate(
+            which: int, flips: list[tuple[float, int]], cut: float, stuffing: bytes, at: float
+        ) -> None:
+            path = files[which]
+            good = path.read_bytes()
+            data = bytearray(good)
+            for place, byte in flips:
+                if data:
+                    data[int(place * len(data))] = byte
+            where = int(at * len(data))
+            data[where:where] = stuffing
+            path.write_bytes(bytes(data[: max(1, int(cut * len(data) * 2))]))
+            try:
+                look(case, home, adapter, {str(path)})
+                look(case, home, adapter, None)
+            finally:
+                path.write_bytes(good)
+
+        mutate()
+
+
+def ids(told: list[Told]) -> set[str]:
+    """Of all that was found."""
+    return {each.id for each in told if isinstance(each, Found)}
