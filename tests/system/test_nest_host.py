@@ -34,8 +34,21 @@ def test_programs_get_a_login_environment_and_nothing_of_ours(
 
 
 def test_the_user_reads_a_persistent_journal(host: Host) -> None:
-    host.run(["systemd-run", "--user", "--wait", "--unit=speaks", "echo", "a word for the journal"])
+    # journald looks up whose line it is when it comes to it: of a program that has ended nothing is left.
+    script = "echo a word for the journal; systemd-notify --ready; exec sleep infinity"
+    start = [
+        "systemd-run",
+        "--user",
+        "--quiet",
+        "--unit=speaks",
+        "-p",
+        "Type=notify",
+        "-p",
+        "NotifyAccess=all",
+    ]
+    host.run([*start, "sh", "-c", script])
     host.run(["journalctl", "--sync"], user=False)
+    host.systemctl("stop", "speaks")
     shown = host.run(["journalctl", "--user", "-u", "speaks", "-o", "json"]).stdout
     messages = [json.loads(line)["MESSAGE"] for line in shown.splitlines()]
     assert "a word for the journal" in messages
