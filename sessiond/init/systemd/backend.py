@@ -113,8 +113,8 @@ class SystemdInit:
             return str(job)
 
         async with _pinned(connection, unit):
-            # What is asked for is none of the starts in a row that end in `failed`, where terminals are dropped;
-            # systemd counts it with them, unless it begins to count anew.
+            # systemd counts what is asked for with the starts in a row that end in `failed`, where terminals
+            # are dropped: have it begin to count anew.
             await reset_failed(connection, unit)
             if not wait:
                 await ask()
