@@ -1,7 +1,8 @@
 """What the database looks like: one explicit list of migrations, none ever changed once released.
 
-It holds what the owner of a session chose and when it was used. It holds no state, no pid and no unit: those
-are asked of the init system, and a test reads this schema to make sure.
+It holds what the owner of a session or a conversation chose, and when it was used or launched. It holds no
+state, no pid and no unit: those are asked of the init system and of adapters, and a test reads this schema to
+make sure.
 """
 
 from __future__ import annotations
@@ -34,7 +35,46 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             session TEXT NOT NULL
         )""",
     ),
+    (
+        """CREATE TABLE overlay (
+            adapter TEXT NOT NULL,
+            id TEXT NOT NULL,
+            session TEXT NOT NULL,
+            agent TEXT NOT NULL,
+            prompt TEXT NOT NULL,
+            "group" TEXT NOT NULL,
+            cwd TEXT NOT NULL,
+            spec TEXT NOT NULL,
+            launched_at INTEGER CHECK (typeof(launched_at) IN ('integer', 'null')),
+            missing_since INTEGER CHECK (typeof(missing_since) IN ('integer', 'null')),
+            PRIMARY KEY (adapter, id)
+        )""",
+        """CREATE TABLE overlay_label (
+            adapter TEXT NOT NULL,
+            id TEXT NOT NULL,
+            key TEXT NOT NULL,
+            value TEXT NOT NULL,
+            PRIMARY KEY (adapter, id, key),
+            FOREIGN KEY (adapter, id) REFERENCES overlay (adapter, id) ON DELETE CASCADE
+        ) WITHOUT ROWID""",
+        """CREATE TABLE overlay_annotation (
+            adapter TEXT NOT NULL,
+            id TEXT NOT NULL,
+            key TEXT NOT NULL,
+            value TEXT NOT NULL,
+            PRIMARY KEY (adapter, id, key),
+            FOREIGN KEY (adapter, id) REFERENCES overlay (adapter, id) ON DELETE CASCADE
+        ) WITHOUT ROWID""",
+    ),
 )
 
 FORMAT = len(MIGRATIONS)
-TABLES = ("session", "label", "annotation", "active_session")
+TABLES = (
+    "session",
+    "label",
+    "annotation",
+    "active_session",
+    "overlay",
+    "overlay_label",
+    "overlay_annotation",
+)

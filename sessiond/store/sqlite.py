@@ -6,15 +6,18 @@ import asyncio
 import logging
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 from sessiond.errors import InvalidArgument, Unreachable
+from sessiond.model.agent_session import Key, Overlay
 from sessiond.model.session import Metadata
+from sessiond.store import overlays
+from sessiond.store.columns import moment, stamp
 from sessiond.store.faults import from_sqlite
 from sessiond.store.opening import open_database
 
@@ -23,14 +26,12 @@ log = logging.getLogger(__name__)
 # Seconds that a write waits for another process to let go of the database.
 BUSY_TIMEOUT = 5.0
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_UNIT = timedelta(microseconds=1)
-
 _T = TypeVar("_T")
 
 
 class SqliteStore:
-    """Implements ``MetadataStore``. A call that is cancelled may still be carried out, whole."""
+    """Implements ``MetadataStore`` and ``OverlayStore``. A call that is cancelled may still be carried out,
+    whole."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection, note: str) -> None:
         self._path = path
@@ -51,7 +52,7 @@ class SqliteStore:
             log.error("%s", note)
         return cls(path, connection, note)
 
-    # ---- the port
+    # ---- sessions
 
     async def all(self) -> dict[str, Metadata]:
         """Every session's metadata."""
@@ -66,7 +67,7 @@ class SqliteStore:
         await self._write(
             "INSERT INTO session (id, last_accessed) VALUES (?, ?)"
             " ON CONFLICT (id) DO UPDATE SET last_accessed = excluded.last_accessed",
-            (session, _stamp(when)),
+            (session, stamp(when)),
         )
 
     async def delete(self, session: str) -> None:
@@ -87,6 +88,22 @@ class SqliteStore:
                 " ON CONFLICT (one) DO UPDATE SET session = excluded.session",
                 (session,),
             )
+
+    # ---- conversations
+
+    async def overlays(self) -> Sequence[Overlay]:
+        """All that is kept beside conversations."""
+        return await self._run(self._overlays)
+
+    async def put_overlay(self, overlay: Overlay, *, instead_of: Key | None = None) -> None:
+        """Replace one whole, and forget the key that it had."""
+        await self._run(lambda: self._put_overlay(overlay, instead_of))
+
+    async def delete_overlays(self, keys: Sequence[Key]) -> None:
+        """Forget these."""
+        await self._run(lambda: self._delete_overlays(list(keys)))
+
+    # ---- the end
 
     async def close(self) -> None:
         """Write what is pending and close; idempotent."""
@@ -130,28 +147,32 @@ class SqliteStore:
                 self._connection.execute("ROLLBACK")
             raise
 
-    def _all(self) -> dict[str, Metadata]:
-        database = self._connection
-        database.execute("BEGIN")
+    @contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        """All tables as they were at one moment."""
+        self._connection.execute("BEGIN")
         try:
+            yield self._connection
+        finally:
+            self._connection.execute("ROLLBACK")
+
+    def _all(self) -> dict[str, Metadata]:
+        with self._snapshot() as database:
             sessions = database.execute("SELECT id, archived, last_accessed FROM session").fetchall()
             labels = _pairs(database.execute("SELECT session, key, value FROM label"))
             annotations = _pairs(database.execute("SELECT session, key, value FROM annotation"))
-        finally:
-            database.execute("ROLLBACK")
         return {
             session: Metadata(
                 labels=labels.get(session, {}),
                 annotations=annotations.get(session, {}),
                 archived=bool(archived),
-                last_accessed=None if stamp is None else _EPOCH + stamp * _UNIT,
+                last_accessed=moment(used),
             )
-            for session, archived, stamp in sessions
+            for session, archived, used in sessions
         }
 
     def _put(self, session: str, metadata: Metadata) -> None:
-        when = metadata.last_accessed
-        row = (session, int(metadata.archived), None if when is None else _stamp(when))
+        row = (session, int(metadata.archived), stamp(metadata.last_accessed))
         with self._transaction() as database:
             database.execute("DELETE FROM session WHERE id = ?", (session,))
             database.execute("INSERT INTO session (id, archived, last_accessed) VALUES (?, ?, ?)", row)
@@ -165,13 +186,21 @@ class SqliteStore:
             database.execute("DELETE FROM session WHERE id = ?", (session,))
             database.execute("DELETE FROM active_session WHERE session = ?", (session,))
 
+    def _overlays(self) -> list[Overlay]:
+        with self._snapshot() as database:
+            return overlays.read_all(database)
+
+    def _put_overlay(self, overlay: Overlay, instead_of: Key | None) -> None:
+        with self._transaction() as database:
+            overlays.put(database, overlay, instead_of)
+
+    def _delete_overlays(self, keys: Sequence[Key]) -> None:
+        with self._transaction() as database:
+            overlays.delete(database, keys)
+
     def _active(self) -> str | None:
         row = self._connection.execute("SELECT session FROM active_session").fetchone()
         return None if row is None else str(row[0])
-
-
-def _stamp(when: datetime) -> int:
-    return (when - _EPOCH) // _UNIT
 
 
 def _pairs(rows: sqlite3.Cursor) -> Mapping[str, dict[str, str]]:

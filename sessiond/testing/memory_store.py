@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sessiond.errors import SessiondError, Unreachable
+from sessiond.model.agent_session import Key, Overlay
 from sessiond.model.session import Metadata
 
 
@@ -15,10 +17,12 @@ class Disk:
 
     sessions: dict[str, Metadata] = field(default_factory=dict)
     active: str | None = None
+    overlays: dict[Key, Overlay] = field(default_factory=dict)
 
 
 class MemoryStore:
-    """Implements ``MetadataStore``. While ``broken`` is set every call but ``close`` raises it."""
+    """Implements ``MetadataStore`` and ``OverlayStore``. While ``broken`` is set every call but ``close``
+    raises it."""
 
     def __init__(self, disk: Disk | None = None, note: str = "") -> None:
         self._disk = disk or Disk()
@@ -54,6 +58,24 @@ class MemoryStore:
     async def set_active(self, session: str | None) -> None:
         """Set or clear the user's active session."""
         self._open().active = session
+
+    async def overlays(self) -> Sequence[Overlay]:
+        """All that is kept beside conversations."""
+        return list(self._open().overlays.values())
+
+    async def put_overlay(self, overlay: Overlay, *, instead_of: Key | None = None) -> None:
+        """Replace one whole, and forget the key that it had."""
+        copy = replace(overlay, labels=dict(overlay.labels), annotations=dict(overlay.annotations))
+        overlays = self._open().overlays
+        if instead_of is not None:
+            overlays.pop(instead_of, None)
+        overlays[overlay.key] = copy
+
+    async def delete_overlays(self, keys: Sequence[Key]) -> None:
+        """Forget these."""
+        overlays = self._open().overlays
+        for key in keys:
+            overlays.pop(key, None)
 
     async def close(self) -> None:
         """Close; idempotent."""

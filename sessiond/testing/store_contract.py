@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Protocol
 
 import pytest
 
 from sessiond.errors import Unreachable
+from sessiond.model.agent_session import Key, Overlay
 from sessiond.model.identity import new_id
 from sessiond.model.session import Metadata
-from sessiond.ports import MetadataStore
+from sessiond.ports import MetadataStore, OverlayStore
+
+
+class Store(MetadataStore, OverlayStore, Protocol):
+    """Both ports in one: they share a database."""
+
 
 # Opens the same store again each time it is called.
-Open = Callable[[], Awaitable[MetadataStore]]
+Open = Callable[[], Awaitable[Store]]
 
 WHEN = datetime(2026, 2, 3, 4, 5, 6, 789012, tzinfo=UTC)
 FULL = Metadata(
@@ -23,6 +31,25 @@ FULL = Metadata(
     archived=True,
     last_accessed=WHEN,
 )
+OVERLAY = Overlay(
+    adapter="claude-code",
+    id="0b7c9e1e-1111-4222-8333-444455556666",
+    session="5" * 32,
+    agent="a" * 16,
+    prompt="two\nlines, ü and \U0001f680",
+    labels={"team": "core", "empty": ""},
+    annotations={"note": "x\ty", "json": '{"a": [1]}'},
+    group="night",
+    cwd="/home/user/project",
+    spec='{"model": "m"}',
+    launched_at=WHEN,
+    missing_since=WHEN + timedelta(days=1, microseconds=1),
+)
+
+
+async def overlays_of(store: OverlayStore) -> dict[Key, Overlay]:
+    """All overlays by key."""
+    return {one.key: one for one in await store.overlays()}
 
 
 class StoreContract:
@@ -139,3 +166,71 @@ class StoreContract:
         assert caught.value.code == "database_closed"
         again = await open_store()
         assert set(await again.all()) == set(sessions)
+
+    # ---- conversations
+
+    async def test_overlays_come_back_as_they_were(self, open_store: Open) -> None:
+        store = await open_store()
+        assert list(await store.overlays()) == []
+        bare = Overlay("codex", OVERLAY.id)
+        await store.put_overlay(OVERLAY)
+        await store.put_overlay(bare)
+        assert await overlays_of(store) == {OVERLAY.key: OVERLAY, bare.key: bare}
+        await store.close()
+        assert await overlays_of(await open_store()) == {OVERLAY.key: OVERLAY, bare.key: bare}
+
+    async def test_an_overlay_is_replaced_whole(self, open_store: Open) -> None:
+        store = await open_store()
+        await store.put_overlay(OVERLAY)
+        other = Overlay(*OVERLAY.key, labels={"other": "label"})
+        await store.put_overlay(other)
+        assert await overlays_of(store) == {OVERLAY.key: other}
+
+    async def test_an_overlay_that_is_put_is_a_copy(self, open_store: Open) -> None:
+        store = await open_store()
+        labels = {"a": "b"}
+        await store.put_overlay(Overlay("codex", "one", labels=labels))
+        labels["a"] = "changed"
+        assert (await overlays_of(store))["codex", "one"].labels == {"a": "b"}
+
+    async def test_an_overlay_moves_to_another_key_in_one_step(self, open_store: Open) -> None:
+        store = await open_store()
+        pending = replace(OVERLAY, id="agent:pending")
+        neighbour = replace(OVERLAY, id="neighbour")
+        await store.put_overlay(pending)
+        await store.put_overlay(neighbour)
+        await store.put_overlay(OVERLAY, instead_of=pending.key)
+        assert await overlays_of(store) == {OVERLAY.key: OVERLAY, neighbour.key: neighbour}
+        await store.put_overlay(OVERLAY, instead_of=OVERLAY.key)
+        await store.put_overlay(OVERLAY, instead_of=("codex", "never there"))
+        await store.put_overlay(replace(OVERLAY, group="over"), instead_of=neighbour.key)
+        assert await overlays_of(store) == {OVERLAY.key: replace(OVERLAY, group="over")}
+
+    async def test_overlays_are_forgotten_with_all_that_is_theirs(self, open_store: Open) -> None:
+        store = await open_store()
+        many = [replace(OVERLAY, id=f"id-{number}") for number in range(20)]
+        for one in many:
+            await store.put_overlay(one)
+        await store.delete_overlays([one.key for one in many[:19]] + [("codex", "never there")])
+        await store.delete_overlays([])
+        assert await overlays_of(store) == {many[19].key: many[19]}
+        bare = Overlay(*many[0].key)
+        await store.put_overlay(bare)
+        assert (await overlays_of(store))[bare.key] == bare
+
+    async def test_overlays_and_sessions_know_nothing_of_each_other(self, open_store: Open) -> None:
+        store = await open_store()
+        await store.put(OVERLAY.session, FULL)
+        await store.put_overlay(OVERLAY)
+        await store.delete(OVERLAY.session)
+        assert await overlays_of(store) == {OVERLAY.key: OVERLAY}
+        await store.put(OVERLAY.session, FULL)
+        await store.delete_overlays([OVERLAY.key])
+        assert await store.all() == {OVERLAY.session: FULL}
+
+    async def test_a_closed_store_has_no_overlays(self, open_store: Open) -> None:
+        store = await open_store()
+        await store.close()
+        with pytest.raises(Unreachable) as caught:
+            await store.overlays()
+        assert caught.value.code == "database_closed"

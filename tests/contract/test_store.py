@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from sessiond.ports import MetadataStore
 from sessiond.store.sqlite import SqliteStore
 from sessiond.testing.memory_store import Disk, MemoryStore
-from sessiond.testing.store_contract import Open, StoreContract
+from sessiond.testing.store_contract import Open, Store, StoreContract
 
 
-async def _opener(make: Callable[[], Awaitable[MetadataStore]]) -> AsyncIterator[Open]:
+async def _opener(make: Callable[[], Awaitable[Store]]) -> AsyncIterator[Open]:
     async with AsyncExitStack() as stack:
 
-        async def open_store() -> MetadataStore:
+        async def open_store() -> Store:
             store = await make()
             stack.push_async_callback(store.close)
             return store
@@ -41,7 +40,7 @@ class TestMemoryStore(StoreContract):
     async def open_store(self) -> AsyncIterator[Open]:
         disk = Disk()
 
-        async def make() -> MetadataStore:
+        async def make() -> Store:
             return MemoryStore(disk)
 
         async for one in _opener(make):

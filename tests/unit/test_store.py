@@ -16,17 +16,26 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from sessiond.errors import Exhausted, PermissionDenied, SessiondError, Unreachable, Unsupported
+from sessiond.errors import (
+    Exhausted,
+    InvalidArgument,
+    PermissionDenied,
+    SessiondError,
+    Unreachable,
+    Unsupported,
+)
 from sessiond.model.identity import new_id
 from sessiond.model.session import Metadata
 from sessiond.store import schema
 from sessiond.store.opening import open_database
 from sessiond.store.sqlite import SqliteStore
+from sessiond.testing.store_contract import OVERLAY
 
 LABELED = Metadata(labels={"a": "b"}, last_accessed=datetime(2026, 1, 2, tzinfo=UTC))
 
@@ -71,6 +80,21 @@ async def test_no_state_no_pid_no_unit_in_the_schema(path: Path) -> None:
         "label": {"session", "key", "value"},
         "annotation": {"session", "key", "value"},
         "active_session": {"one", "session"},
+        "overlay": {
+            "adapter",
+            "id",
+            # Which session and agent it was launched as; whether these live is asked elsewhere.
+            "session",
+            "agent",
+            "prompt",
+            "group",
+            "cwd",
+            "spec",
+            "launched_at",
+            "missing_since",
+        },
+        "overlay_label": {"adapter", "id", "key", "value"},
+        "overlay_annotation": {"adapter", "id", "key", "value"},
     }
 
 
@@ -116,6 +140,51 @@ async def test_every_former_format_is_brought_up_to_date(path: Path, monkeypatch
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (schema.FORMAT + 1,)
         assert database.execute("SELECT DISTINCT colour FROM session").fetchall() == [("red",)]
+
+
+async def test_a_database_of_the_first_format_keeps_all_and_takes_overlays(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        for name, value in (
+            ("MIGRATIONS", schema.MIGRATIONS[:1]),
+            ("FORMAT", 1),
+            ("TABLES", schema.TABLES[:4]),
+        ):
+            patch.setattr(f"sessiond.store.opening.{name}", value)
+        sessions = await fill(path)
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+        assert not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'overlay'").fetchall()
+    store = await SqliteStore.open(path)
+    assert store.note == ""
+    assert await store.all() == sessions
+    assert list(await store.overlays()) == []
+    await store.put_overlay(OVERLAY)
+    await store.close()
+    store = await SqliteStore.open(path)
+    assert list(await store.overlays()) == [OVERLAY]
+    assert await store.all() == sessions
+    await store.close()
+
+
+async def test_a_table_of_overlays_that_is_gone_is_damage(path: Path) -> None:
+    await fill(path)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DROP TABLE overlay_label")
+    found, note = await read(path)
+    assert found == {}
+    assert "a table is missing" in note
+
+
+async def test_an_overlay_that_cannot_be_written_leaves_the_one_before(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    await store.put_overlay(OVERLAY)
+    with pytest.raises(InvalidArgument) as caught:
+        await store.put_overlay(replace(OVERLAY, labels={"a": "\udcff"}), instead_of=("codex", "x"))
+    assert caught.value.code == "text_invalid"
+    assert list(await store.overlays()) == [OVERLAY]
+    await store.close()
 
 
 async def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
