@@ -23,6 +23,8 @@ _SECONDS = 0.5
 # What no shell needs quoted; other names are offered by id.
 _PLAIN = re.compile(r"[\w.,@%+-]+")
 _ID_DIGITS = 8
+_CONVERSATIONS = 200
+_CONVERSATION = re.compile(r"[\w.:@+-]+")
 
 
 @verb(
@@ -107,6 +109,43 @@ def complete_anything(ctx: click.Context, incomplete: str) -> list[CompletionIte
         return found + complete_agents(ctx, incomplete)
     except SessiondError:
         return found
+
+
+def complete_conversations(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """Conversations by the beginning of their ids, the latest first; as many as a person looks through."""
+    from sessiond.rpc._generated.v1 import discovery_pb2 as pb
+
+    app = ctx.find_object(App)
+    if app is None:
+        return []
+    wanted = pb.AgentSessionFilter(include_stopped=True)
+    request = pb.ListAgentSessionsRequest(filter=wanted, page_size=_CONVERSATIONS)
+    service = app.supervisor.discovery
+    response = app.supervisor.call(service.ListAgentSessions, request, timeout=_SECONDS)
+    found = []
+    for one in response.agent_sessions:
+        for word in (one.id, f"{one.adapter}:{one.id}"):
+            if word.startswith(incomplete) and _CONVERSATION.fullmatch(word):
+                found.append(CompletionItem(word, help=one.title or one.first_prompt))
+                break
+    return found
+
+
+def complete_adapters(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """Names of adapters."""
+    from sessiond.rpc._generated.v1 import discovery_pb2 as pb
+
+    app = ctx.find_object(App)
+    if app is None:
+        return []
+    response = app.supervisor.call(
+        app.supervisor.discovery.ProbeAdapters, pb.ProbeAdaptersRequest(), timeout=_SECONDS
+    )
+    return [
+        CompletionItem(one.name, help=one.title)
+        for one in response.adapters
+        if one.name.startswith(incomplete)
+    ]
 
 
 def complete_command(incomplete: str, words: Sequence[str]) -> list[CompletionItem]:

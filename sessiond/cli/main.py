@@ -43,6 +43,14 @@ SECTIONS: dict[str, dict[str, str]] = {
         "signal": "agent_life:signal",
         "rm": "agent_life:rm",
     },
+    "Conversations": {
+        "discovered": "discovered:discovered",
+        "peek": "peek:peek",
+        "continue": "resuming:continue_",
+        "takeover": "resuming:takeover",
+        "tag": "tag:tag",
+        "adapters": "adapters:adapters",
+    },
     "Looking": {
         "list": "show:list_",
         "show": "show:show",

@@ -112,7 +112,8 @@ sessionctl discover --json | jq -r '.candidates[].path'
 def discover(app: App, paths: tuple[str, ...]) -> None:
     """Scan folders for workspaces: those given, or the configured roots.
 
-    Sessions found are taken in. Folders that look like projects are offered: adopt them.
+    Sessions found are taken in. Folders that look like projects, or that agents ran in, are offered: adopt
+    them.
     """
     from sessiond.cli.jsonout import session_object
     from sessiond.rpc._generated.v1 import discovery_pb2 as pb
@@ -122,7 +123,14 @@ def discover(app: App, paths: tuple[str, ...]) -> None:
     result = {
         "roots": list(found.roots),
         "sessions": [session_object(one, app.host.pid) for one in found.sessions],
-        "candidates": [{"path": one.path, "markers": list(one.markers)} for one in found.candidates],
+        "candidates": [
+            {
+                "path": one.path,
+                "markers": list(one.markers),
+                "agent_sessions": dict(sorted(one.agent_sessions.items())),
+            }
+            for one in found.candidates
+        ],
         "skipped": [{"path": one.path, "code": one.code, "reason": one.reason} for one in found.skipped],
     }
     if app.json:
@@ -139,9 +147,12 @@ def _found(result: dict[str, Any]) -> list[str]:
     if result["sessions"]:
         lines += ["", *session_table(result["sessions"])]
     if result["candidates"]:
-        rows = [[render.home_path(one["path"]), " ".join(one["markers"])] for one in result["candidates"]]
+        rows = [
+            [render.home_path(one["path"]), " ".join(one["markers"]), _ran(one["agent_sessions"])]
+            for one in result["candidates"]
+        ]
         lines += ["", "Not sessions yet (sessionctl adopt PATH):"]
-        lines += render.table(["PATH", "MARKERS"], rows, shrink=(0,), paths=(0,))
+        lines += render.table(["PATH", "MARKERS", "AGENTS RAN"], rows, shrink=(0,), paths=(0,))
     if result["skipped"]:
         rows = [[render.home_path(one["path"]), one["reason"]] for one in result["skipped"]]
         lines += [
@@ -150,3 +161,7 @@ def _found(result: dict[str, Any]) -> list[str]:
             *render.table(["PATH", "REASON"], rows, shrink=(1, 0), paths=(0,)),
         ]
     return lines
+
+
+def _ran(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "-"

@@ -12,6 +12,8 @@ import click
 from sessiond.cli import environment, exits, render
 from sessiond.cli.agents import agent_exit_code, shown_name
 from sessiond.cli.app import App
+from sessiond.cli.conversation import ADAPTER
+from sessiond.cli.launching import Prompted, launch, prompted
 from sessiond.cli.show import Words
 from sessiond.cli.verb import TARGET, Verb, absolute, check_words, pair, verb
 from sessiond.errors import InvalidArgument, NotFound, SessiondError
@@ -100,6 +102,8 @@ sessionctl run -s shop --name server --restart on-failure -d -- npm start
 sessionctl run --no-tty -- make -j4 2>errors
 sessionctl run -d --group nightly --label team=web -p MemoryMax=2G -- ./crawl
 git diff | sessionctl run --input - -- claude -p "Review this"
+sessionctl run --adapter claude-code "Fix the failing test"
+sessionctl run --adapter codex -m gpt-5 --print --prompt-file task.md > answer
 sessionctl run --env-file .env --env DISPLAY --timeout 10min -- ./check
 """,
 )
@@ -138,8 +142,20 @@ sessionctl run --env-file .env --env DISPLAY --timeout 10min -- ./check
 @click.option(
     "--cwd", type=click.Path(), metavar="FOLDER", help="Where to run it; default the current folder."
 )
-@click.argument("command", nargs=-1, required=True, type=CommandWord(), metavar="[--] COMMAND [WORD]...")
-def run(app: App, session: str | None, detach: bool, command: tuple[str, ...], **wishes: Any) -> None:
+@prompted
+@click.option(
+    "--adapter", type=ADAPTER, metavar="NAME", help="A new conversation of this agent program; see adapters."
+)
+@click.argument("command", nargs=-1, type=CommandWord(), metavar="[--] COMMAND [WORD]... | PROMPT")
+def run(
+    app: App,
+    session: str | None,
+    detach: bool,
+    command: tuple[str, ...],
+    adapter: str | None,
+    prompt: Prompted,
+    **wishes: Any,
+) -> None:
     """Run a program as an agent of a session.
 
     It runs in a unit of its own, with a terminal that outlives you and sessiond.
@@ -156,6 +172,10 @@ def run(app: App, session: str | None, detach: bool, command: tuple[str, ...], *
     goes to the program; a second one within a second leaves it running. It also goes on when you detach
     or your terminal closes: `sessionctl attach` brings you back.
 
+    With --adapter the program is the adapter's, and what is given is the first prompt: it talks to you in a
+    terminal, or with --print answers and ends. After `--adapter acp PROMPT` comes the program that speaks the
+    Agent Client Protocol.
+
     `sessionctl stop` sends it SIGTERM, and SIGKILL after --stop-timeout. An interactive shell ignores
     SIGTERM; with --stop-signal HUP it ends at once.
 
@@ -165,18 +185,23 @@ def run(app: App, session: str | None, detach: bool, command: tuple[str, ...], *
     on stdout, otherwise when it has ended on stderr.
     """
     caller = Caller.here(app)
-    request = _request(app, caller, command, **wishes)
+    prompt.check(adapter, command)
+    if adapter is not None and wishes["tty"] is None:
+        wishes["tty"] = not prompt.print
+    request = spawn_request(caller, () if adapter else command, **wishes)
     given = wishes["cwd"]
     folder = absolute(given) if given else _here(needed=session is None)
-    found = _session(app, session, folder)
+    found = session_for(app, session, folder)
     request.session = found.id
     request.cwd = _folder(folder, found.path, chosen=bool(given))
-    made = app.supervisor.call(app.supervisor.agents.SpawnAgent, request, timeout=_spawning())
-    one = app.agent(made.agent)
-    if detach:
-        _tell(app, one)
-        return
-    _stay(app, made.agent, terminal=made.agent.tty and caller.terminal)
+    if adapter is not None:
+        agent = launch(app, adapter, request, prompt, command, tell=detach)
+    else:
+        agent = app.supervisor.call(app.supervisor.agents.SpawnAgent, request, timeout=_spawning()).agent
+        if detach:
+            _tell(app, app.agent(agent))
+    if not detach:
+        stay(app, agent, terminal=agent.tty and caller.terminal)
 
 
 def _spawning() -> float:
@@ -195,8 +220,7 @@ def _tell(app: App, one: dict[str, Any]) -> None:
 # ---- what is asked for ----------------------------------------------------------------------
 
 
-def _request(
-    app: App,
+def spawn_request(
     caller: Caller,
     command: Sequence[str],
     *,
@@ -215,6 +239,7 @@ def _request(
     stop_timeout: str | None,
     cwd: str | None,
 ) -> Any:
+    """What is asked of SpawnAgent, but for the session and the folder."""
     from sessiond.cli.jsonout import restart_number
     from sessiond.rpc._generated.v1 import agents_pb2 as pb
 
@@ -321,7 +346,7 @@ def _folder(folder: str, workspace: str, *, chosen: bool) -> str:
     return real if within else ""
 
 
-def _session(app: App, word: str | None, folder: str) -> Any:
+def session_for(app: App, word: str | None, folder: str) -> Any:
     """The session to run in, started."""
     from sessiond.client.sync import JOB_TIMEOUT
     from sessiond.rpc._generated.v1 import sessions_pb2 as pb
@@ -329,7 +354,7 @@ def _session(app: App, word: str | None, folder: str) -> Any:
 
     if word is None:
         check_words([folder])
-        word = _session_of(app, folder)
+        word = session_of(app, folder)
     stub, call = app.supervisor.sessions, app.supervisor.call
     # Answered from memory, unlike a start of one that runs.
     found = call(stub.GetSession, pb.GetSessionRequest(session=word)).session
@@ -338,7 +363,7 @@ def _session(app: App, word: str | None, folder: str) -> Any:
     return call(stub.StartSession, pb.StartSessionRequest(session=word), timeout=JOB_TIMEOUT).session
 
 
-def _session_of(app: App, folder: str) -> str:
+def session_of(app: App, folder: str) -> str:
     """Id of the session of a folder or the nearest above; makes the folder one where there is none."""
     from sessiond.rpc._generated.v1 import sessions_pb2 as pb
 
@@ -373,7 +398,7 @@ def _made(app: App, method: Any, request: Any, verb_: str) -> str:
 # ---- staying --------------------------------------------------------------------------------
 
 
-def _stay(app: App, agent: Any, *, terminal: bool) -> None:
+def stay(app: App, agent: Any, *, terminal: bool) -> None:
     """Stay with an agent until it ends or is left, and take its exit code."""
     from sessiond.cli.attach import SCROLLBACK
     from sessiond.cli.terminal import attach, stream_plain
