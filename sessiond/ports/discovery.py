@@ -126,6 +126,9 @@ class Evidence:
     lives: Mapping[str, Life] = field(default_factory=dict)
     possible: Sequence[Possible] = ()
     unknown: str = ""
+    holders: Sequence[tuple[int, int]] = ()
+    """Pid and start time of further processes whose end changes this: servers that have conversations of many
+    open, and are therefore the process of none."""
 
 
 class AgentAdapter(Protocol):
