@@ -1,0 +1,475 @@
+"""Codex: rollouts and an index below CODEX_HOME; who writes one holds a lock on a file named by its id."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from sessiond.adapters.codex import rollouts
+from sessiond.adapters.codex.index import Entry, Index
+from sessiond.adapters.codex.rollouts import Rollout
+from sessiond.adapters.reading import ends as files
+from sessiond.adapters.reading.evidence import executing, living
+from sessiond.adapters.reading.stamps import Stamps
+from sessiond.errors import InvalidArgument, NotFound, Unsupported
+from sessiond.model.agent_session import STOPPED, Found, Life, Message, Plan, Problem, Transcript, Turn, Wish
+from sessiond.ports.discovery import Clear, Evidence, Gone, Process, Processes, Told, Watched
+
+# One word of a command line holds no more (MAX_ARG_STRLEN, with its end).
+_WORD_MAX: Final = 128 * 1024 - 1
+_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
+# Of a transcript, so much is looked through for its last messages.
+_BACK: Final = 16 * 1024 * 1024
+_BLOCK: Final = 256 * 1024
+# Seconds that clocks may differ between what a file says and when a process began.
+_SLACK: Final = 2.0
+_LOCK: Final = ".lock"
+
+
+class _Started(msgspec.Struct):
+    type: str = ""
+    thread_id: str = ""
+
+
+class Adapter:
+    """The authority on Codex's conversations.
+
+    A server that Codex's windows share holds the locks of all of them: it is the process of none, so that
+    ending one conversation ends no other. What is launched here does without it: what it does is then done
+    in the unit of its agent.
+    """
+
+    name = "codex"
+    title = "Codex"
+    program = "codex"
+    verified = "0.169.0"
+    abilities = frozenset({"launch", "print", "resume", "transcript", "model"})
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        home = environment.get("CODEX_HOME") or os.path.join(environment.get("HOME") or "/", ".codex")
+        self._home = os.path.abspath(home)
+        self._live = os.path.join(self._home, "sessions")
+        self._archive = os.path.join(self._home, "archived_sessions")
+        self._locks = os.path.join(self._home, "thread-writer-locks")
+        self._index = Index(self.name, os.path.abspath(environment.get("CODEX_SQLITE_HOME") or self._home))
+        self._stamps: Stamps[Rollout | None] = Stamps()
+        self._paths: dict[str, Rollout] = {}
+        self._ids: dict[str, set[str]] = {}
+        self._troubled: set[str] = set()
+        self._index_troubled = ""
+
+    # ---- files ------------------------------------------------------------------------------
+
+    def watched(self) -> Sequence[Watched]:
+        """Rollouts, the archive, locks (they come and go with their writers), the index."""
+        return (
+            Watched(self._live, 3, (".jsonl", ".jsonl.zst")),
+            Watched(self._archive, 0, (".jsonl", ".jsonl.zst")),
+            Watched(self._locks, 0, (_LOCK,)),
+            Watched(self._index.folder, 0, tuple(self._index.names())),
+        )
+
+    def discover(self, changed: Collection[str] | None) -> Iterator[Told]:
+        """All conversations, or those of files and folders that changed."""
+        touched: set[str] = set()
+        if changed is None:
+            yield from self._rescan(touched)
+        else:
+            for path in changed:
+                yield from self._look(path.rstrip("/"), touched)
+        if changed is None or any(self._index.owns(path) for path in changed):
+            touched |= self._index.refresh() & self._ids.keys()
+            yield from self._tell_index()
+        for each in sorted(self._ids) if changed is None else sorted(touched):
+            found = self._found(each)
+            yield Gone(each) if found is None else found
+
+    def _rescan(self, touched: set[str]) -> Iterator[Told]:
+        before = set(self._paths) | self._troubled
+        seen: set[str] = set()
+        for path in self._walk():
+            seen.add(path)
+            yield from self._read(path, touched)
+        for path in before - seen:
+            yield from self._drop(path, touched)
+        self._stamps.only(seen)
+
+    def _walk(self) -> Iterator[str]:
+        yield from _below(self._live, 3)
+        yield from _below(self._archive, 0)
+
+    def _look(self, path: str, touched: set[str]) -> Iterator[Told]:
+        """What changed at a path: a rollout, or a folder of them."""
+        inside = path == self._archive or path == self._live or path.startswith(self._live + "/")
+        if rollouts.named(path) and (inside or os.path.dirname(path) == self._archive):
+            yield from self._read(path, touched)
+        elif inside or path == self._home:
+            known = {each for each in {*self._paths, *self._troubled} if each.startswith(path + "/")}
+            there = {each for each in self._walk() if each.startswith(path + "/")}
+            for each in there:
+                yield from self._read(each, touched)
+            for each in known - there:
+                yield from self._drop(each, touched)
+
+    def _read(self, path: str, touched: set[str]) -> Iterator[Told]:
+        try:
+            if path in self._paths and self._stamps.get(path) is not None:
+                return
+            rollout, stamp = rollouts.read(path)
+        except FileNotFoundError:
+            yield from self._drop(path, touched)
+            return
+        except OSError as error:
+            # What was known of it stays: that it cannot be read now does not end it.
+            self._troubled.add(path)
+            yield files.unreadable(self.name, path, error)
+            return
+        if rollout is None:
+            self._troubled.add(path)
+            yield files.malformed(self.name, path, "its first line is not that of a rollout")
+            return
+        if path in self._troubled:
+            self._troubled.discard(path)
+            yield Clear(path)
+        self._stamps.put(path, stamp, rollout)
+        self._paths[path] = rollout
+        self._ids.setdefault(rollout.id, set()).add(path)
+        touched.add(rollout.id)
+
+    def _drop(self, path: str, touched: set[str]) -> Iterator[Told]:
+        """A file is gone."""
+        self._stamps.forget(path)
+        if path in self._troubled:
+            self._troubled.discard(path)
+            yield Clear(path)
+        rollout = self._paths.pop(path, None)
+        if rollout is not None:
+            touched.add(rollout.id)
+            paths = self._ids[rollout.id]
+            paths.discard(path)
+            if not paths:
+                del self._ids[rollout.id]
+
+    def _tell_index(self) -> Iterator[Told]:
+        problem = self._index.problem
+        if problem is not None:
+            self._index_troubled = problem.path
+            yield problem
+        elif self._index_troubled:
+            yield Clear(self._index_troubled)
+            self._index_troubled = ""
+
+    def _rollout(self, session: str) -> Rollout | None:
+        """The file that counts, of a conversation of which there are several."""
+        paths = self._ids.get(session)
+        if not paths:
+            return None
+        return self._paths[min(paths, key=lambda path: (path.endswith(".zst"), self._archived(path), path))]
+
+    def _archived(self, path: str) -> bool:
+        return os.path.dirname(path) == self._archive
+
+    def _found(self, session: str) -> Found | None:
+        rollout = self._rollout(session)
+        if rollout is None:
+            return None
+        entry = self._index.entries.get(session, Entry())
+        native = {**rollout.native, "path": rollout.path[:4096].encode("utf-8", "replace").decode()}
+        if entry.branch:
+            native.setdefault("git_branch", entry.branch)
+        if self._archived(rollout.path):
+            native["archived"] = "true"
+        first = rollout.first_prompt or entry.first_prompt
+        # Until somebody names it, its title is its first prompt.
+        title = entry.name or rollout.title or (entry.title if entry.title != entry.first_prompt else "")
+        return Found(
+            self.name,
+            session,
+            cwd=rollout.cwd or entry.cwd,
+            model=rollout.model or entry.model,
+            title=title,
+            first_prompt=first,
+            last_prompt=rollout.last_prompt or first,
+            started_at=rollout.started_at,
+            updated_at=rollout.updated_at,
+            tokens_in=rollout.tokens_in,
+            tokens_out=rollout.tokens_out,
+            parent=rollout.parent or entry.parent,
+            turn=rollout.turn,
+            activity=rollout.activity,
+            native=native,
+        )
+
+    # ---- processes --------------------------------------------------------------------------
+
+    def evidence(self, processes: Processes) -> Evidence:
+        """Who holds the locks; of older versions, which have none, who has the rollouts open."""
+        lives: dict[str, Life] = {}
+        holders: dict[int, int] = {}
+        for session, path in self._lock_files():
+            life = self._by_lock(session, path, processes, holders)
+            if life is not None:
+                lives[session] = life
+        for process in executing(processes, {"codex"}):
+            if process.pid in holders:
+                continue
+            for path in process.open_files:
+                if (rollout := self._paths.get(path)) is not None and rollout.id not in lives:
+                    lives[rollout.id] = self._life(rollout.id, process, processes, holders)
+        shared = [
+            (pid, start) for pid, start in holders.items() if all(life.pid != pid for life in lives.values())
+        ]
+        return Evidence(lives, holders=shared)
+
+    def is_alive(self, found: Found, processes: Processes) -> Life:
+        """The same for one."""
+        path = os.path.join(self._locks, found.id + _LOCK)
+        if rollouts.is_id(found.id) and os.path.exists(path):
+            life = self._by_lock(found.id, path, processes, {})
+            if life is not None:
+                return life
+        return self.evidence(processes).lives.get(found.id, STOPPED)
+
+    def _lock_files(self) -> Iterator[tuple[str, str]]:
+        try:
+            names = os.listdir(self._locks)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for name in names:
+            session = name.removesuffix(_LOCK)
+            if session != name and rollouts.is_id(session):
+                yield session, os.path.join(self._locks, name)
+
+    def _by_lock(self, session: str, path: str, processes: Processes, holders: dict[int, int]) -> Life | None:
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return None
+        locks = processes.lock_holders()
+        pid = locks.get((status.st_dev, status.st_ino))
+        if pid is None:
+            # Some file systems (btrfs) have a device per subvolume, which /proc/locks does not tell.
+            for (_, inode), other in locks.items():
+                holder = processes.get(other) if inode == status.st_ino else None
+                if holder is not None and path in holder.open_files:
+                    pid = other
+        if pid is None:
+            return None
+        process = processes.get(pid)
+        if process is None:
+            return Life(None, f"its lock is held by process {pid}, which cannot be looked at from here")
+        return self._life(session, process, processes, holders)
+
+    def _life(self, session: str, process: Process, processes: Processes, holders: dict[int, int]) -> Life:
+        holders[process.pid] = process.start_time
+        life = living(process)
+        if "app-server" in process.argv:
+            life = replace(
+                life,
+                pid=None,
+                start_time=None,
+                reason=f"open in a server that Codex's windows share (process {process.pid})",
+            )
+        rollout = self._rollout(session)
+        if rollout is None:
+            return life
+        if rollout.turn_at is not None and rollout.turn_at.timestamp() + _SLACK < _began(process):
+            # The one that began this turn is gone; who has it open now waits for a prompt.
+            return replace(life, turn=Turn.DONE, activity="")
+        if rollout.escalated and rollout.turn is Turn.WORKING and not _runs(session, process, processes):
+            return replace(life, turn=Turn.WAITING, activity="waiting for permission")
+        return life
+
+    # ---- transcript -------------------------------------------------------------------------
+
+    def transcript(self, found: Found, tail: int) -> Transcript:
+        """Its last messages, read from the end."""
+        rollout = self._rollout(found.id)
+        if rollout is None or rollout.compressed:
+            raise NotFound(
+                "transcript_missing",
+                f"there is no readable rollout of {found.id}",
+                hint="Codex compressed it: resume it once" if rollout else "look again with --refresh",
+                fields={"agent_session": found.id},
+            )
+        try:
+            size = os.stat(rollout.path).st_size
+            back = _Backwards(rollout.path, size)
+            last: list[Message] = []
+            more = False
+            for message in rollouts.messages(back):
+                if len(last) == tail:
+                    more = True
+                    break
+                last.append(message)
+        except OSError as error:
+            raise NotFound(
+                "transcript_missing",
+                f"the rollout of {found.id} cannot be read: {error.strerror}",
+                hint="look again with --refresh",
+                fields={"agent_session": found.id, "path": rollout.path},
+            ) from error
+        problems: tuple[Problem, ...] = ()
+        if back.skipped:
+            problems = (files.malformed(self.name, rollout.path, "some lines of it are too long to be read"),)
+        return Transcript(tuple(reversed(last)), more or back.cut, problems)
+
+    # ---- starting ---------------------------------------------------------------------------
+
+    def launch(self, wish: Wish) -> Plan:
+        """`codex exec -` with the prompt on stdin, or the window with a prompt."""
+        if wish.print:
+            options = ("--json", "--skip-git-repo-check", *_model(wish.model))
+            return Plan(("codex", "exec", *options, "-"), input=_prompt(wish), learn="stdout")
+        return Plan(("codex", "--no-daemon", *_model(wish.model), *_word(wish)), learn="files")
+
+    def resume(self, found: Found, wish: Wish) -> Plan:
+        """Go on with one, as ``launch``."""
+        if not rollouts.is_id(found.id):
+            raise Unsupported(
+                "adapter_cannot",
+                f"{found.id!r} is no id of Codex's",
+                hint="wait until Codex has told the conversation's own id",
+                fields={"agent_session": found.id},
+            )
+        if found.native.get("archived"):
+            raise Unsupported(
+                "adapter_cannot",
+                f"Codex resumes no archived conversation, and {found.id} is one",
+                hint=f"run: codex unarchive {found.id}",
+                fields={"agent_session": found.id},
+            )
+        if wish.print:
+            options = ("--json", "--skip-git-repo-check", *_model(wish.model))
+            return Plan(
+                ("codex", "exec", "resume", *options, found.id, "-"), input=_prompt(wish), id=found.id
+            )
+        folder = ("-C", wish.cwd) if wish.cwd else ()
+        options = ("--no-daemon", *folder, *_model(wish.model))
+        return Plan(("codex", "resume", *options, found.id, *_word(wish)), id=found.id)
+
+    def identify(self, line: str) -> str | None:
+        """The id in the line that `codex exec --json` begins with."""
+        try:
+            started = msgspec.json.decode(line.encode("utf-8", "replace"), type=_Started)
+        except rollouts.BROKEN:
+            return None
+        return (
+            started.thread_id
+            if started.type == "thread.started" and rollouts.is_id(started.thread_id)
+            else None
+        )
+
+    def version(self, path: str) -> str:
+        """From the package that the program lies in."""
+        folder = os.path.dirname(os.path.realpath(path))
+        for name in ("package.json", "codex-package.json"):
+            try:
+                told = msgspec.json.decode(files.read_small(os.path.join(os.path.dirname(folder), name)))
+            except (OSError, *rollouts.BROKEN):
+                continue
+            version = told.get("version") if isinstance(told, dict) else None
+            if isinstance(version, str):
+                return version[:64]
+        # Packages of other kinds have their version in the path (/opt/homebrew/Cellar/codex/0.169.0/bin).
+        match = re.search(r"/codex/(\d+\.\d+\.\d+[^/]{0,32})/", folder + "/")
+        return match[1] if match else ""
+
+
+class _Backwards:
+    """Lines of a file from its end to its beginning; ``cut`` where it was left before the beginning."""
+
+    def __init__(self, path: str, size: int) -> None:
+        self._path = path
+        self._size = size
+        self.cut = False
+        self.skipped = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        end, rest, dropping = self._size, b"", False
+        floor = max(0, self._size - _BACK)
+        while end > floor:
+            length = min(_BLOCK, end - floor)
+            block = files.read_back(self._path, end, length)
+            end -= length
+            first, *others = block.split(b"\n")
+            if not others:
+                rest = b"" if dropping else first + rest
+            else:
+                yield b"" if dropping else others[-1] + rest
+                yield from reversed(others[:-1])
+                rest, dropping = first, False
+            if len(rest) > files.LINE_MAX:
+                rest, dropping, self.skipped = b"", True, True
+        if floor:
+            self.cut = True
+        elif not dropping:
+            yield rest
+
+
+def _below(folder: str, depth: int) -> Iterator[str]:
+    """Rollouts in a folder, and so many levels below it. What is not there has none."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if depth and entry.is_dir():
+            yield from _below(entry.path, depth - 1)
+        elif rollouts.named(entry.path):
+            yield entry.path
+
+
+def _began(process: Process) -> float:
+    """When a process began, in seconds since 1970."""
+    up = time.clock_gettime(time.CLOCK_BOOTTIME) - process.start_time / os.sysconf("SC_CLK_TCK")
+    return time.time() - up
+
+
+def _runs(session: str, process: Process, processes: Processes) -> bool:
+    """Whether a command that the conversation asked for is running."""
+    return any(
+        other.parent == process.pid and other.environment.get("CODEX_THREAD_ID", session) == session
+        for other in processes.all()
+    )
+
+
+def _model(model: str) -> tuple[str, ...]:
+    if not model:
+        return ()
+    if not _MODEL.fullmatch(model):
+        raise InvalidArgument(
+            "model_invalid",
+            f"{model!r} cannot be the name of a model",
+            hint="name it as Codex does, for example gpt-5",
+            fields={"model": model[:200]},
+        )
+    return "-m", model
+
+
+def _prompt(wish: Wish) -> bytes:
+    if not wish.prompt.strip():
+        raise InvalidArgument(
+            "prompt_missing", "print mode needs a prompt", hint="give a prompt, or leave out --print"
+        )
+    return wish.prompt.encode("utf-8", "replace")
+
+
+def _word(wish: Wish) -> tuple[str, ...]:
+    """The prompt as a word of a command line, where nothing takes it for an option or a command."""
+    if not wish.prompt:
+        return ()
+    if len(wish.prompt.encode("utf-8", "replace")) > _WORD_MAX or "\0" in wish.prompt:
+        raise InvalidArgument(
+            "prompt_too_large",
+            "Codex's window takes a first prompt of 128 KB at most, without NUL characters",
+            hint="use --print, or start without a prompt and have it read a file",
+            fields={"most": str(_WORD_MAX)},
+        )
+    return "--", wish.prompt

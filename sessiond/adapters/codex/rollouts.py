@@ -1,0 +1,406 @@
+"""One rollout of Codex: what its lines tell of the conversation, and its messages."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from sessiond.adapters.reading import ends as files
+from sessiond.adapters.reading import texts
+from sessiond.model.agent_session import Message, ToolUse, Turn
+
+# The first line holds the model's instructions (22 KB as of 0.169), the first prompt comes behind them.
+HEAD: Final = 64 * 1024
+TAIL: Final = 64 * 1024
+
+_NAME: Final = re.compile(
+    r"rollout-.{1,40}-([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.jsonl(\.zst)?"
+)
+_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+# What Codex itself puts before the model as if the user had said it.
+_HIDDEN: Final = (
+    "<environment_context>",
+    "<user_instructions>",
+    "<permissions",
+    "<skill",
+    "<collaboration_mode>",
+    "<turn_aborted>",
+    "<subagent_notification>",
+    "<user_shell_command>",
+    "# AGENTS.md instructions",
+)
+# Tools that do nothing but ask the user.
+_ASKING: Final = {
+    "request_user_input": "waiting for an answer",
+    "request_permissions": "waiting for permission",
+}
+_ASKED: Final = {
+    "exec_approval_request": "waiting for permission",
+    "apply_patch_approval_request": "waiting for permission",
+    "request_permissions": "waiting for permission",
+    "request_user_input": "waiting for an answer",
+    "elicitation_request": "waiting for an answer",
+}
+
+
+class _Line(msgspec.Struct):
+    type: str = ""
+    timestamp: Any = None
+    payload: msgspec.Raw = msgspec.Raw(b"{}")
+    id: Any = None
+
+
+class _Meta(msgspec.Struct):
+    id: str = ""
+    timestamp: Any = None
+    cwd: Any = None
+    originator: Any = None
+    cli_version: Any = None
+    source: Any = None
+    model_provider: Any = None
+    forked_from_id: Any = None
+    parent_thread_id: Any = None
+    agent_nickname: Any = None
+    agent_role: Any = None
+    git: Any = None
+
+
+class _Payload(msgspec.Struct):
+    """Fields of events and items that are looked at."""
+
+    type: Any = None
+    role: Any = None
+    content: Any = None
+    name: Any = None
+    call_id: Any = None
+    arguments: Any = None
+    input: Any = None
+    output: Any = None
+    summary: Any = None
+    message: Any = None
+    info: Any = None
+    item: Any = None
+    model: Any = None
+    cwd: Any = None
+    thread_name: Any = None
+    thread_token_usage: Any = None
+    usage: Any = None
+    action: Any = None
+
+
+_LINE: Final = msgspec.json.Decoder(_Line)
+_META: Final = msgspec.json.Decoder(_Meta)
+_PAYLOAD: Final = msgspec.json.Decoder(_Payload)
+# What decoding a foreign line raises; the last where it is nested without end.
+BROKEN: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
+
+
+@dataclass(slots=True)
+class Rollout:
+    """What the ends of a rollout tell."""
+
+    id: str
+    path: str
+    compressed: bool = False
+    cwd: str = ""
+    model: str = ""
+    title: str = ""
+    first_prompt: str = ""
+    last_prompt: str = ""
+    started_at: datetime | None = None
+    updated_at: datetime | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    parent: str = ""
+    turn: Turn = Turn.UNKNOWN
+    turn_at: datetime | None = None
+    """When the turn that is not done began."""
+    asks: str = ""
+    """What it waits for, by its own word."""
+    escalated: bool = False
+    """A command was asked for outside of the sandbox and has no result: it runs, or waits for leave."""
+    pending: dict[str, str] = field(default_factory=dict)
+    """Calls without a result: id to name of the tool."""
+    native: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def activity(self) -> str:
+        """What it does, where a turn is not done."""
+        if self.asks:
+            return self.asks
+        if self.turn is not Turn.WORKING:
+            return ""
+        names = [name for name in self.pending.values() if name]
+        return f"using {texts.shorten(names[-1], 60)}" if names else "thinking"
+
+
+def named(path: str) -> tuple[str, bool] | None:
+    """Id of the conversation and whether it is compressed, of a file whose name is a rollout's."""
+    match = _NAME.fullmatch(path.rpartition("/")[2])
+    return (match[1], bool(match[2])) if match else None
+
+
+def is_id(text: object) -> bool:
+    """Whether it is what Codex calls a conversation."""
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
+
+
+def read(path: str) -> tuple[Rollout | None, files.Stamp]:
+    """What a rollout tells; None where its beginning is none. Raises OSError."""
+    name = named(path)
+    assert name is not None
+    if name[1]:
+        return Rollout(name[0], path, compressed=True), files.stamp(os.stat(path))
+    ends = files.read_ends(path, HEAD, TAIL)
+    lines = iter(files.lines(ends))
+    # Of a first line that is longer than what was read, what precedes the instructions is enough.
+    first = next(lines, b"") if ends.whole or b"\n" in ends.head else _before_instructions(ends.head)
+    meta = _meta(first) or _meta(_before_instructions(first))
+    if meta is None:
+        return None, ends.stamp
+    rollout = Rollout(name[0], path)
+    _begin(rollout, meta)
+    for line in lines:
+        _take(rollout, line)
+    return rollout, ends.stamp
+
+
+def _before_instructions(line: bytes) -> bytes:
+    place = line.find(b',"base_instructions"')
+    return line[:place] + b"}}" if place > 0 else b""
+
+
+def _meta(line: bytes) -> _Meta | None:
+    try:
+        head = _LINE.decode(line)
+        # The oldest have no envelope.
+        meta = _META.decode(head.payload if head.type == "session_meta" else line)
+    except BROKEN:
+        return None
+    return meta if is_id(meta.id) else None
+
+
+def _begin(rollout: Rollout, meta: _Meta) -> None:
+    rollout.cwd = texts.absolute(meta.cwd)
+    rollout.started_at = rollout.updated_at = texts.from_iso(meta.timestamp)
+    for parent in (meta.parent_thread_id, _spawner(meta.source), meta.forked_from_id):
+        if is_id(parent) and parent != rollout.id:
+            rollout.parent = str(parent)
+            break
+    git = meta.git if isinstance(meta.git, dict) else {}
+    source = meta.source if isinstance(meta.source, str) else "subagent" if meta.source else ""
+    told = {
+        "originator": meta.originator,
+        "cli_version": meta.cli_version,
+        "source": source,
+        "model_provider": meta.model_provider,
+        "agent_nickname": meta.agent_nickname,
+        "agent_role": meta.agent_role,
+        "git_branch": git.get("branch"),
+    }
+    rollout.native = {
+        name: texts.shorten(value) for name, value in told.items() if isinstance(value, str) and value
+    }
+
+
+def _spawner(source: object) -> object:
+    """Who spawned it, in the form that subagents have it."""
+    for step in ("subagent", "thread_spawn", "parent_thread_id"):
+        source = source.get(step) if isinstance(source, dict) else None
+    return source
+
+
+def _decoded(line: bytes) -> tuple[_Line, _Payload] | None:
+    if not line:
+        return None
+    try:
+        head = _LINE.decode(line)
+        return head, _PAYLOAD.decode(head.payload)
+    except BROKEN:
+        return None
+
+
+def _take(rollout: Rollout, line: bytes) -> None:
+    """What one more line changes."""
+    decoded = _decoded(line)
+    if decoded is None:
+        return
+    head, payload = decoded
+    moment = texts.from_iso(head.timestamp)
+    if moment is not None:
+        rollout.updated_at = moment
+    if head.type == "turn_context":
+        rollout.model = texts.shorten(texts.as_text(payload.model)) or rollout.model
+        rollout.cwd = texts.absolute(payload.cwd) or rollout.cwd
+    elif head.type == "event_msg":
+        _take_event(rollout, payload, moment)
+    elif head.type == "response_item":
+        _take_item(rollout, payload)
+    elif head.type == "token_usage_record":
+        _count(rollout, payload.thread_token_usage)
+
+
+def _take_event(rollout: Rollout, payload: _Payload, moment: datetime | None) -> None:
+    kind = payload.type
+    if not isinstance(kind, str):
+        return
+    if kind in ("task_started", "turn_started"):
+        rollout.turn, rollout.turn_at = Turn.WORKING, moment
+        _settle(rollout)
+    elif kind in ("task_complete", "turn_complete", "turn_aborted"):
+        rollout.turn, rollout.turn_at = Turn.DONE, None
+        _settle(rollout)
+    elif kind == "token_count":
+        info = payload.info if isinstance(payload.info, dict) else {}
+        _count(rollout, info.get("total_token_usage"))
+    elif kind == "thread_name_updated":
+        rollout.title = texts.shorten(texts.as_text(payload.thread_name)) or rollout.title
+    elif kind == "user_message":
+        _prompted(rollout, texts.as_text(payload.message))
+    elif kind == "item_completed" and isinstance(payload.item, dict):
+        if payload.item.get("type") == "UserMessage":
+            _prompted(rollout, _joined(payload.item.get("content")))
+    elif kind in _ASKED:
+        rollout.turn, rollout.asks = Turn.WAITING, _ASKED[kind]
+
+
+def _take_item(rollout: Rollout, payload: _Payload) -> None:
+    kind, call = payload.type, payload.call_id
+    if kind == "message" and payload.role == "user":
+        _prompted(rollout, _joined(payload.content))
+    if not isinstance(kind, str) or not isinstance(call, str) or len(call) > texts.SHORT:
+        return
+    if kind.endswith("_call"):
+        name = texts.as_text(payload.name) or ("shell" if kind == "local_shell_call" else "")
+        rollout.pending[call] = name
+        if name in _ASKING:
+            rollout.turn, rollout.asks = Turn.WAITING, _ASKING[name]
+        elif '"require_escalated"' in texts.as_text(payload.arguments):
+            rollout.escalated = True
+    elif kind.endswith("_call_output"):
+        rollout.pending.pop(call, None)
+        if rollout.turn is Turn.WAITING:
+            rollout.turn = Turn.WORKING
+        rollout.asks, rollout.escalated = "", False
+
+
+def _settle(rollout: Rollout) -> None:
+    rollout.pending.clear()
+    rollout.asks, rollout.escalated = "", False
+
+
+def _count(rollout: Rollout, usage: object) -> None:
+    if isinstance(usage, dict):
+        tokens_in = texts.as_count(usage.get("input_tokens"))
+        tokens_out = texts.as_count(usage.get("output_tokens"))
+        if tokens_in is not None and tokens_out is not None:
+            rollout.tokens_in, rollout.tokens_out = tokens_in, tokens_out
+
+
+def hidden(text: str) -> bool:
+    """Whether Codex said it in the user's place."""
+    return text.lstrip().startswith(_HIDDEN)
+
+
+def _prompted(rollout: Rollout, text: str) -> None:
+    prompt = "" if hidden(text) else texts.shorten(text)
+    if prompt:
+        rollout.first_prompt = rollout.first_prompt or prompt
+        rollout.last_prompt = prompt
+
+
+def _joined(content: object) -> str:
+    """The texts of a message's parts."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else ()
+    found = (texts.as_text(part.get("text")) for part in parts if isinstance(part, dict))
+    return "\n".join(text for text in found if text)
+
+
+# ---- messages -------------------------------------------------------------------------------
+
+
+def messages(lines: Iterable[bytes]) -> Iterator[Message]:
+    """Messages of lines that are given from the end to the beginning: the last first."""
+    usage: object = None
+    for line in lines:
+        decoded = _decoded(line)
+        if decoded is None:
+            continue
+        head, payload = decoded
+        if head.type == "token_usage_record":
+            usage = payload.usage
+        elif head.type == "event_msg" and payload.type == "token_count" and usage is None:
+            usage = payload.info.get("last_token_usage") if isinstance(payload.info, dict) else None
+        elif head.type == "response_item":
+            message = _message(payload, texts.from_iso(head.timestamp), usage)
+            if message is not None:
+                if message.role == "assistant":
+                    usage = None
+                yield message
+
+
+def _message(payload: _Payload, moment: datetime | None, usage: object) -> Message | None:
+    kind = payload.type
+    if kind == "message":
+        said = _joined(payload.content)
+        if not said or hidden(said) or payload.role not in ("user", "assistant"):
+            return None
+        text, shortened = texts.cut(said)
+        tokens_in, tokens_out = _tokens(usage) if payload.role == "assistant" else (None, None)
+        return Message(
+            payload.role, text, time=moment, tokens_in=tokens_in, tokens_out=tokens_out, cut=shortened
+        )
+    if kind == "reasoning":
+        thought, shortened = texts.cut(_joined(payload.summary))
+        return Message("assistant", thinking=thought, time=moment, cut=shortened) if thought else None
+    if isinstance(kind, str) and kind.endswith("_call"):
+        content, shortened = texts.cut(
+            _written(payload.arguments, payload.input, payload.action), texts.TOOL_MAX
+        )
+        name = texts.as_text(payload.name) or kind.removesuffix("_call")
+        call = ToolUse(_short(payload.call_id), _short(name), content)
+        tokens_in, tokens_out = _tokens(usage)
+        return Message(
+            "assistant", tools=(call,), time=moment, tokens_in=tokens_in, tokens_out=tokens_out, cut=shortened
+        )
+    if isinstance(kind, str) and kind.endswith("_call_output"):
+        content, shortened = texts.cut(_written(payload.output), texts.TOOL_MAX)
+        failed = isinstance(payload.output, dict) and payload.output.get("success") is False
+        result = ToolUse(_short(payload.call_id), content=content, result=True, failed=failed)
+        return Message("tool", tools=(result,), time=moment, cut=shortened)
+    return None
+
+
+def _tokens(usage: object) -> tuple[int | None, int | None]:
+    if not isinstance(usage, dict):
+        return None, None
+    return texts.as_count(usage.get("input_tokens")), texts.as_count(usage.get("output_tokens"))
+
+
+def _short(value: object) -> str:
+    return texts.shorten(texts.as_text(value))
+
+
+def _written(*values: object) -> str:
+    """The first that is there, as text."""
+    for value in values:
+        if isinstance(value, str):
+            return value
+        if value is not None:
+            joined = _joined(value.get("content") if isinstance(value, dict) else value)
+            if joined:
+                return joined
+            try:
+                return msgspec.json.encode(value).decode()
+            except BROKEN:
+                return ""
+    return ""
