@@ -50,6 +50,12 @@ def _point_home_at(folder: Path) -> None:
     os.environ.update({name: str(place) for name, place in places.items()})
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-agents", action="store_true", help="run the agent programs that CI does not run, too"
+    )
+
+
 def pytest_configure() -> None:
     # Also for fixtures that outlive one test. Short, because a socket's path holds 107 bytes.
     global _run_folder  # noqa: PLW0603

@@ -264,6 +264,8 @@ def _claude(home: Path, url: str, folders: Sequence[str]) -> Config:
             },
         },
     )
+    # Else it judges calls of tools by itself, and asks nobody.
+    _write_json(home / ".claude/settings.json", {"permissions": {"defaultMode": "default"}})
     return {
         "ANTHROPIC_BASE_URL": url,
         "ANTHROPIC_API_KEY": KEY,
