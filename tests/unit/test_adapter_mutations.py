@@ -26,6 +26,8 @@ from sessiond.model.agent_session import Found
 from sessiond.ports.discovery import AgentAdapter, Processes, Told
 from tests.unit.adapter_case import (
     NOBODY,
+    FakeProcess,
+    FakeProcesses,
     check_evidence,
     check_life,
     check_message,
@@ -36,6 +38,8 @@ from tests.unit.adapter_case import (
 
 # Seconds after which something hangs; nothing here takes a hundredth of it.
 HANGS = 60
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,35 @@ class Case:
 # ---- the table: each adapter adds its row -----------------------------------------------------
 
 CASES: list[Case] = []
+
+
+def _lay_pi(home: Path) -> dict[str, str]:
+    folder = home / ".pi/agent/sessions/--home-user-project--"
+    folder.mkdir(parents=True)
+    for name in ("my-id-1", "tool-1", "fork-1"):
+        for path in FIXTURES.glob(f"pi/*_{name}.jsonl"):
+            shutil.copy(path, folder)
+    return {}
+
+
+def _lay_pi_rust(home: Path) -> dict[str, str]:
+    _lay_pi(home)
+    for path in home.rglob("*_my-id-1.jsonl"):
+        header, rest = path.read_text().split("\n", 1)
+        path.write_text(json.dumps({**json.loads(header), "provider": "fake", "modelId": "m1"}) + "\n" + rest)
+    return {}
+
+
+def _marked_pi(home: Path) -> Processes:
+    environment = {"HOME": str(home), "SESSIOND_AGENT_SESSION": "pi:my-id-1"}
+    return FakeProcesses(FakeProcess(100, comm="pi", exe="/usr/bin/node", environment=environment))
+
+
+CASES += [
+    Case("pi", _lay_pi, _marked_pi, frozenset({"my-id-1"})),
+    # Pi's own adapter tells of what is broken in the tree of both.
+    Case("pi-rust", _lay_pi_rust),
+]
 
 
 # ---- what is done to a file ---------------------------------------------------------------------

@@ -1,0 +1,412 @@
+"""Pi: its session files, and the processes that can have one of them open.
+
+Pi holds no lock and keeps no register, and it wipes its command line. A process names its conversation only
+by our own mark in its environment, or by what it gives to a tool that runs. Any other may have any
+conversation open, also of another folder: these are told as possible.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from sessiond.adapters.pi_files import ID_MAX, Header, Row, first_header, read_row, read_transcript
+from sessiond.adapters.reading.ends import malformed, read_small, unreadable
+from sessiond.adapters.reading.evidence import living
+from sessiond.adapters.reading.stamps import Stamps
+from sessiond.errors import InvalidArgument, NotFound
+from sessiond.model.agent_session import STOPPED, Found, Life, Plan, Problem, Transcript, Wish
+from sessiond.ports.discovery import (
+    Clear,
+    Evidence,
+    Gone,
+    Possible,
+    Process,
+    Processes,
+    Told,
+    Watched,
+)
+
+# The kernel takes no longer word in a command line, the closing NUL among it.
+_WORD_MAX: Final = 128 * 1024 - 1
+# What runs Pi: its own file of execution, or an interpreter that it renames its process in.
+_INTERPRETERS: Final = {"node", "nodejs", "bun", "deno"}
+_NAMES: Final = {"pi", "pi-rpc"}
+_PACKAGE: Final = "pi-coding-agent"
+_MARK: Final = "SESSIOND_AGENT_SESSION"
+_FILE_NAME: Final = re.compile(r"[^_]*_(.+)\.jsonl")
+# The clock of file systems goes in steps, and start times are counted in hundredths of a second.
+_SLACK_NS: Final = 1_000_000_000
+
+
+class _Settings(msgspec.Struct):
+    sessionDir: str = ""
+
+
+class _Package(msgspec.Struct):
+    name: str = ""
+    version: str = ""
+
+
+class Adapter:
+    """Pi's conversations. Its Rust port shares the tree, and takes those whose header it wrote."""
+
+    name = "pi"
+    title = "Pi"
+    program = "pi"
+    verified = "0.87.1"
+    abilities = frozenset({"launch", "print", "resume", "transcript", "choose-id", "model"})
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._tree, self._flat = _places(environment)
+        self._kept: Stamps[Row] = Stamps()
+        self._rows: dict[str, Row] = {}
+        self._paths: dict[str, set[str]] = {}
+        self._told: dict[str, str] = {}
+
+    def watched(self) -> Sequence[Watched]:
+        """The tree with a folder for each folder worked in, and the one folder of who asked for one."""
+        flat = [Watched(self._flat, 0, (".jsonl",))] if self._flat else []
+        return [Watched(self._tree, 1, (".jsonl",)), *flat]
+
+    # ---- finding ------------------------------------------------------------------------------
+
+    def discover(self, changed: Collection[str] | None) -> Iterator[Told]:
+        """Each file is read at its ends; of two with one id that which was written last is told."""
+        if changed is None:
+            yield from self._all()
+            return
+        paths: set[str] = set()
+        for path in changed:
+            if path.endswith(".jsonl"):
+                paths.add(path)
+            else:
+                paths.update(self._below(path))
+                paths.update(known for known in self._rows if known.startswith(path.rstrip("/") + "/"))
+        ids: set[str] = set()
+        for path in sorted(paths):
+            before = self._rows.get(path)
+            if before is not None:
+                ids.add(before.found.id)
+            row, problem = self._take(path)
+            if row is not None:
+                ids.add(row.found.id)
+            if problem is not None:
+                yield problem
+            elif before is not None or row is not None:
+                yield Clear(path)
+        for session in sorted(ids):
+            yield from self._tell(session)
+
+    def _all(self) -> Iterator[Told]:
+        """Every file. A row is told as soon as no other file can have its id by its name."""
+        paths = [*self._below(self._tree), *(_files(self._flat) if self._flat else ())]
+        for path in self._rows.keys() - set(paths):
+            self._drop(path)
+        names = Counter(self._id_of(path) for path in paths)
+        self._told.clear()
+        for path in paths:
+            row, problem = self._take(path)
+            if problem is not None:
+                yield problem
+            if row is None:
+                continue
+            session = row.found.id
+            if session not in self._told and names[session] == 1 and self._id_of(path) == session:
+                self._told[session] = path
+                yield row.found
+        for session in sorted(self._paths.keys()):
+            same = self._paths[session]
+            if self._told.get(session) not in same or len(same) > 1:
+                yield from self._tell(session)
+        self._kept.only(set(paths))
+
+    def mine(self, header: Header) -> bool:
+        """Whether a conversation is this program's. A header of the Rust port names the model; Pi's own did
+        so only before its headers had a version."""
+        return not header.of_port
+
+    def _take(self, path: str) -> tuple[Row | None, Problem | None]:
+        """Read one file. What was read of it before stays where it cannot be read any more."""
+        row, problem, gone = self._read(path)
+        if row is None and not gone and problem is not None:
+            return self._rows.get(path), problem
+        self._drop(path)
+        if row is not None:
+            self._rows[path] = row
+            self._paths.setdefault(row.found.id, set()).add(path)
+        return row, problem
+
+    def _drop(self, path: str) -> None:
+        before = self._rows.pop(path, None)
+        if before is not None:
+            self._paths[before.found.id].discard(path)
+            if not self._paths[before.found.id]:
+                del self._paths[before.found.id]
+
+    def _tell(self, session: str) -> Iterator[Told]:
+        """The one of its files that was written last, and trouble of the others."""
+        same = self._paths.get(session)
+        if not same:
+            if self._told.pop(session, None) is not None:
+                yield Gone(session)
+            return
+        latest = max(same, key=lambda path: (self._rows[path].mtime_ns, path))
+        told = self._told.get(session)
+        self._told[session] = latest
+        yield self._rows[latest].found
+        for path in sorted(same - {latest}):
+            reason = f"its id {session} is that of {latest} too, which was written later"
+            yield malformed(self.name, path, reason)
+        if told != latest and len(same) > 1 and self._rows[latest].problem is None:
+            yield Clear(latest)
+
+    def _read(self, path: str) -> tuple[Row | None, Problem | None, bool]:
+        """Its row, its trouble, and whether it is gone, or somebody else's."""
+        try:
+            kept = self._kept.get(path) or self._reread(path)
+        except OSError as error:
+            self._kept.forget(path)
+            if isinstance(error, FileNotFoundError) and not os.path.islink(path):
+                return None, None, True
+            return None, unreadable(self.name, path, error), False
+        if isinstance(kept, Problem):
+            return None, kept, False
+        if not self.mine(kept.header):
+            return None, None, True
+        return kept, kept.problem, False
+
+    def _reread(self, path: str) -> Row | Problem:
+        row = read_row(self.name, path, self._id_of)
+        if isinstance(row, Row):
+            self._kept.put(path, row.stamp, row)
+        return row
+
+    def _id_of(self, path: str) -> str:
+        """Id of the conversation in a file that another names as its parent."""
+        known = self._rows.get(path)
+        if known is not None:
+            return known.found.id
+        name = _FILE_NAME.fullmatch(os.path.basename(path))
+        return name[1][:ID_MAX] if name else ""
+
+    def _below(self, folder: str) -> Iterator[str]:
+        if folder == self._tree:
+            for name in _names(folder):
+                yield from _files(os.path.join(folder, name))
+        elif os.path.dirname(folder) == self._tree or folder == self._flat:
+            yield from _files(folder)
+
+    # ---- evidence -----------------------------------------------------------------------------
+
+    def evidence(self, processes: Processes) -> Evidence:
+        """A tool that runs carries the id; our mark does, in a process that no other Pi started. Any other
+        process may have open what lies in its folder, or was written since it began."""
+        running = {process.pid: process for process in processes.all() if self._runs(process)}
+        lives: dict[str, Life] = {}
+        shown: set[int] = set()
+        if running:
+            for process in processes.all():
+                parent = running.get(process.parent)
+                if parent is None:
+                    continue
+                session = process.environment.get("PI_SESSION_ID", "")
+                if session and session != parent.environment.get("PI_SESSION_ID"):
+                    lives[session] = living(parent)
+                    shown.add(parent.pid)
+        possible = []
+        for process in running.values():
+            if process.pid in shown:
+                continue
+            session = self._marked(process)
+            if session:
+                lives.setdefault(session, living(process))
+                continue
+            possible.append(process)
+        for process in possible:
+            self._may_have(process, lives)
+        return Evidence(lives, [_possible(process) for process in possible])
+
+    def is_alive(self, found: Found, processes: Processes) -> Life:
+        """From the same look."""
+        evidence = self.evidence(processes)
+        if found.id in evidence.lives:
+            return evidence.lives[found.id]
+        for each in evidence.possible:
+            if each.cwd in ("", found.cwd):
+                return Life(None, each.reason, each.pid, each.start_time)
+        return STOPPED
+
+    def _may_have(self, process: Process, lives: dict[str, Life]) -> None:
+        """Conversations of other folders: resumed by their file they leave the process in its own folder.
+        What was not written since it began is not called possible: else each Pi would put all in doubt."""
+        began = _began_ns(process)
+        for row in self._rows.values():
+            if row.found.cwd != process.cwd and row.mtime_ns >= began and row.found.id not in lives:
+                reason = (
+                    f"written since pi (pid {process.pid}) began, which works in {process.cwd or 'a folder'} "
+                    "but can have conversations of other folders open"
+                )
+                lives[row.found.id] = Life(None, reason, process.pid, process.start_time)
+
+    def _runs(self, process: Process) -> bool:
+        """Whether it is Pi (or its port: they read each other's files) on this tree."""
+        if process.comm in _NAMES:
+            program = os.path.basename(process.exe).removesuffix(" (deleted)")
+            if program and program not in _INTERPRETERS and not program.startswith("pi"):
+                return False
+        elif not (process.comm in _INTERPRETERS and _executes_package(process.argv)):
+            return False
+        environment = process.environment
+        return not environment.get("HOME") or self._tree == _places(environment)[0]
+
+    def _marked(self, process: Process) -> str:
+        """Id that our mark names; one that another agent handed down says nothing of this process."""
+        environment = process.environment
+        adapter, _, session = environment.get(_MARK, "").partition(":")
+        if adapter not in ("pi", "pi-rust") or "PI_CODING_AGENT" in environment:
+            return ""
+        return session
+
+    # ---- reading, starting ----------------------------------------------------------------------
+
+    def transcript(self, found: Found, tail: int) -> Transcript:
+        """Read backwards from its end."""
+        return read_transcript(self.name, self._path(found), tail)
+
+    def launch(self, wish: Wish) -> Plan:
+        """The id is the caller's; a prompt goes to standard input in print mode, so that it may be large."""
+        words = ["--session-id", wish.id] if wish.id and "choose-id" in self.abilities else []
+        plan = self._plan(wish, words)
+        return _with_id(plan, wish.id) if words else plan
+
+    def resume(self, found: Found, wish: Wish) -> Plan:
+        """By its file: by its id Pi asks a question where it runs in another folder, and ends without a word
+        where nobody answers."""
+        return _with_id(self._plan(wish, ["--session", self._path(found)]), found.id)
+
+    def identify(self, line: str) -> str | None:
+        """The first line of its output is the header."""
+        header = first_header(line.encode("utf-8", "replace"))
+        return header.id if header and header.id else None
+
+    def version(self, path: str) -> str:
+        """From the package that the program is in."""
+        folder = os.path.dirname(os.path.realpath(path))
+        while folder != os.path.dirname(folder):
+            try:
+                package = msgspec.json.decode(read_small(os.path.join(folder, "package.json")), type=_Package)
+            except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+                folder = os.path.dirname(folder)
+                continue
+            return package.version[:64] if package.name.endswith(_PACKAGE) else ""
+        return ""
+
+    def _path(self, found: Found) -> str:
+        path = self._told.get(found.id) or found.native.get("path", "")
+        if not path or not os.path.isfile(path):
+            raise NotFound(
+                "transcript_missing",
+                f"the file of {self.name} session {found.id} is gone",
+                hint="sessionctl discovered --refresh shows what there is",
+                fields={"id": found.id, "path": path},
+            )
+        return path
+
+    def _plan(self, wish: Wish, words: Sequence[str]) -> Plan:
+        argv = [*(wish.command or (self.program,)), *words, *_model(wish.model)]
+        if not wish.print:
+            return Plan((*argv, *_prompt_words(wish.prompt)), learn="files")
+        if not wish.prompt.strip():
+            raise InvalidArgument(
+                "prompt_missing", "print mode answers a prompt, and there is none", hint="give a prompt"
+            )
+        return Plan((*argv, "-p", "--mode", "json"), input=wish.prompt.encode(), learn="stdout")
+
+
+def _with_id(plan: Plan, session: str) -> Plan:
+    return Plan(plan.argv, plan.environment, plan.input, session, "")
+
+
+def _model(model: str) -> Sequence[str]:
+    if not model:
+        return ()
+    if model.startswith("-") or not model.isprintable() or len(model) > 200:
+        raise InvalidArgument(
+            "model_invalid",
+            f"{model!r} is no name of a model",
+            hint="`pi --list-models` shows them; PROVIDER/MODEL is a full name",
+            fields={"model": model[:200]},
+        )
+    return ("--model", model)
+
+
+def _prompt_words(prompt: str) -> Sequence[str]:
+    if not prompt:
+        return ()
+    if "\0" in prompt or len(prompt.encode("utf-8", "surrogatepass")) >= _WORD_MAX - 1:
+        raise InvalidArgument(
+            "prompt_too_large",
+            "the program takes a prompt as a word of its command line: 128 KiB at most, and no NUL",
+            hint="use print mode, or put it into a file and name that in the prompt",
+        )
+    # A word that begins with @ would be taken for the name of a file.
+    return ("--", f" {prompt}" if prompt.startswith("@") else prompt)
+
+
+def _places(environment: Mapping[str, str]) -> tuple[str, str]:
+    """The tree of session files, and a folder that takes all of them where one is set."""
+    home = environment.get("HOME") or os.path.expanduser("~")
+    agent = _expand(environment.get("PI_CODING_AGENT_DIR", ""), home) or os.path.join(home, ".pi", "agent")
+    flat = _expand(environment.get("PI_CODING_AGENT_SESSION_DIR", ""), home)
+    if not flat:
+        try:
+            settings = msgspec.json.decode(read_small(os.path.join(agent, "settings.json")), type=_Settings)
+            flat = _expand(settings.sessionDir, home)
+        except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+            # Not there, or not for us to judge: Pi itself says what is wrong with it.
+            flat = ""
+    return os.path.join(os.path.abspath(agent), "sessions"), flat
+
+
+def _expand(path: str, home: str) -> str:
+    """An absolute path with the home folder put in; empty where it is relative to who knows what."""
+    if path == "~" or path.startswith("~/"):
+        path = home + path[1:]
+    return os.path.normpath(path) if path.startswith("/") and "\0" not in path else ""
+
+
+def _names(folder: str) -> Sequence[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+
+
+def _files(folder: str) -> Iterator[str]:
+    for name in _names(folder):
+        if name.endswith(".jsonl"):
+            yield os.path.join(folder, name)
+
+
+def _possible(process: Process) -> Possible:
+    reason = f"pi (pid {process.pid}) works in this folder and does not tell which conversation it has open"
+    return Possible(process.pid, process.start_time, process.cwd, reason)
+
+
+def _executes_package(argv: Sequence[str]) -> bool:
+    """Whether an interpreter runs Pi and has not named itself so yet."""
+    script = next((word for word in argv[1:] if not word.startswith("-")), "")
+    return os.path.basename(script) == "pi" or f"/{_PACKAGE}/" in script
+
+
+def _began_ns(process: Process) -> int:
+    """When a process began, by the clock that files are dated by; a little early."""
+    booted = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return booted + process.start_time * (1_000_000_000 // os.sysconf("SC_CLK_TCK")) - _SLACK_NS
