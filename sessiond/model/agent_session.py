@@ -13,6 +13,10 @@ Key = tuple[str, str]
 # Ids of those that were launched here and have not told their own yet begin so: `agent:SESSION-AGENT`.
 PENDING = "agent:"
 
+# The variable that names to a program, and to whatever it starts, the conversation it was launched for:
+# `ADAPTER:ID`.
+MARKER = "SESSIOND_AGENT_SESSION"
+
 
 class AgentSessionStatus(StrEnum):
     """What it does, as far as evidence goes."""
@@ -117,7 +121,7 @@ def derive_status(life: Life, turn: Turn) -> AgentSessionStatus:
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Trouble of an adapter, or of one file (``path``). Codes: `adapter_failed`, `adapter_timeout`,
-    `file_unreadable`, `file_malformed`, `format_newer`."""
+    `file_unreadable`, `file_malformed`, `format_newer`, `watch_limited`."""
 
     adapter: str
     code: str
