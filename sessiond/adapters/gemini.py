@@ -1,0 +1,614 @@
+"""Gemini CLI: one file of JSON lines per conversation below ~/.gemini/tmp; nothing names its process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from sessiond.adapters.reading import ends as files
+from sessiond.adapters.reading import texts
+from sessiond.adapters.reading.evidence import living
+from sessiond.adapters.reading.stamps import Stamps
+from sessiond.errors import InvalidArgument, NotFound, Unsupported
+from sessiond.model.agent_session import Found, Life, Message, Plan, Problem, ToolUse, Transcript, Turn, Wish
+from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, Processes, Told, Watched
+
+MARKER: Final = "SESSIOND_AGENT_SESSION"
+# One word of a command line holds no more, with the option's name before it.
+_WORD_MAX: Final = 128 * 1024 - 64
+_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+# A transcript is read from here on at most; its last messages are at its end.
+_BACK: Final = 16 * 1024 * 1024
+_HIDDEN: Final = ("<session_context>", "This is the Gemini CLI.", "<state_snapshot>")
+_RUNTIMES: Final = frozenset({"node", "nodejs", "bun"})
+_BROKEN: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
+
+
+class _Record(msgspec.Struct):
+    """One line: the head, a message, a change of the head, or a step back."""
+
+    sessionId: Any = None
+    projectHash: Any = None
+    startTime: Any = None
+    lastUpdated: Any = None
+    kind: Any = None
+    summary: Any = None
+    directories: Any = None
+    messages: Any = None
+    id: Any = None
+    timestamp: Any = None
+    type: Any = None
+    content: Any = None
+    thoughts: Any = None
+    tokens: Any = None
+    model: Any = None
+    toolCalls: Any = None
+    set_: Any = msgspec.field(default=None, name="$set")
+    rewind: Any = msgspec.field(default=None, name="$rewindTo")
+
+
+class _Init(msgspec.Struct):
+    type: str = ""
+    session_id: str = ""
+
+
+_RECORD: Final = msgspec.json.Decoder(_Record)
+
+
+@dataclass(slots=True)
+class _Chat:
+    """What the ends of a conversation's file tell."""
+
+    path: str
+    id: str
+    cwd: str
+    kind: str = ""
+    parent: str = ""
+    model: str = ""
+    title: str = ""
+    first_prompt: str = ""
+    started_at: datetime | None = None
+    updated_at: datetime | None = None
+    whole: bool = True
+    turns: dict[str, _Record] = field(default_factory=dict)
+    """Messages by their ids: one that is written again takes the place of the earlier."""
+    spent: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Tokens by message, also of those that were taken back."""
+
+
+class Adapter:
+    """The authority on Gemini CLI's conversations. It writes of no process which conversation it has: one
+    that was started elsewhere may have any of its folder open."""
+
+    name = "gemini"
+    title = "Gemini CLI"
+    program = "gemini"
+    verified = "0.61.0"
+    abilities = frozenset({"launch", "print", "resume", "transcript", "choose-id", "model"})
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        home = environment.get("GEMINI_CLI_HOME") or environment.get("HOME") or "/"
+        self._home = os.path.join(os.path.abspath(home), ".gemini")
+        self._tmp = os.path.join(self._home, "tmp")
+        self._stamps: Stamps[Found] = Stamps()
+        self._paths: dict[str, Found] = {}
+        self._ids: dict[str, set[str]] = {}
+        self._troubled: set[str] = set()
+
+    # ---- files ------------------------------------------------------------------------------
+
+    def watched(self) -> Sequence[Watched]:
+        """Projects' folders, their chats, and the chats of subagents in these."""
+        return (Watched(self._tmp, 3, (".jsonl", ".json", ".project_root")),)
+
+    def discover(self, changed: Collection[str] | None) -> Iterator[Told]:
+        """All conversations, or those of files and folders that changed."""
+        touched: set[str] = set()
+        if changed is None:
+            there = list(self._walk(self._tmp))
+            for path in {*self._paths, *self._troubled} - set(there):
+                yield from self._drop(path, touched)
+            for path in there:
+                yield from self._read(path, touched)
+            self._stamps.only(there)
+        else:
+            for path in changed:
+                yield from self._look(path.rstrip("/"), touched)
+        for each in sorted(self._ids) if changed is None else sorted(touched):
+            yield self._counts(each) or Gone(each)
+
+    def _walk(self, folder: str) -> Iterator[str]:
+        """Files of conversations below a folder."""
+        depth = 0 if folder == self._tmp else len(os.path.relpath(folder, self._tmp).split("/"))
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            if depth < 3 and (depth != 1 or entry.name == "chats") and entry.is_dir():
+                yield from self._walk(entry.path)
+            elif self._is_chat(entry.path):
+                yield entry.path
+
+    def _is_chat(self, path: str) -> bool:
+        """tmp/SLUG/chats/session-*.json[l], or tmp/SLUG/chats/PARENT/*.jsonl of its subagents."""
+        if not path.startswith(self._tmp + "/"):
+            return False
+        match path[len(self._tmp) + 1 :].split("/"):
+            case [_, "chats", name]:
+                return name.startswith("session-") and name.endswith((".jsonl", ".json"))
+            case [_, "chats", _, name]:
+                return name.endswith(".jsonl")
+        return False
+
+    def _look(self, path: str, touched: set[str]) -> Iterator[Told]:
+        """What changed at a path: a conversation, a folder of such, or where a project is."""
+        if self._is_chat(path):
+            yield from self._read(path, touched)
+            return
+        if path.endswith("/.project_root"):
+            path = os.path.dirname(path)
+            for each in [each for each in self._paths if each.startswith(path + "/")]:
+                self._stamps.forget(each)
+        if path != self._tmp and not path.startswith(self._tmp + "/"):
+            if path not in (self._home, os.path.dirname(self._home)):
+                return
+            path = self._tmp
+        there = set(self._walk(path))
+        known = {each for each in {*self._paths, *self._troubled} if each.startswith(path + "/")}
+        for each in known - there:
+            yield from self._drop(each, touched)
+        for each in there:
+            yield from self._read(each, touched)
+
+    def _read(self, path: str, touched: set[str]) -> Iterator[Told]:
+        try:
+            if path in self._paths and self._stamps.get(path) is not None:
+                return
+            ends = files.read_ends(path)
+            chat = self._chat(path, ends)
+        except FileNotFoundError:
+            yield from self._drop(path, touched)
+            return
+        except OSError as error:
+            # What was known of it stays: that it cannot be read now does not end it.
+            self._troubled.add(path)
+            yield files.unreadable(self.name, path, error)
+            return
+        if chat is None:
+            self._troubled.add(path)
+            yield files.malformed(self.name, path, "no line of it tells which conversation it is")
+            return
+        if path in self._troubled:
+            self._troubled.discard(path)
+            yield Clear(path)
+        before = self._paths.get(path)
+        if before is not None and before.id != chat.id:
+            yield from self._drop(path, touched)
+        found = _found(chat)
+        self._stamps.put(path, ends.stamp, found)
+        self._paths[path] = found
+        self._ids.setdefault(found.id, set()).add(path)
+        touched.add(found.id)
+
+    def _drop(self, path: str, touched: set[str]) -> Iterator[Told]:
+        """A file is gone."""
+        self._stamps.forget(path)
+        if path in self._troubled:
+            self._troubled.discard(path)
+            yield Clear(path)
+        found = self._paths.pop(path, None)
+        if found is not None:
+            touched.add(found.id)
+            paths = self._ids[found.id]
+            paths.discard(path)
+            if not paths:
+                del self._ids[found.id]
+
+    def _counts(self, session: str) -> Found | None:
+        """Of files with the same id (a used one is not refused), the one begun last."""
+        paths = self._ids.get(session)
+        return self._paths[max(paths, key=os.path.basename)] if paths else None
+
+    def _chat(self, path: str, ends: files.Ends) -> _Chat | None:
+        """Raises OSError."""
+        old = path.endswith(".json")
+        # Older ones are one object in many lines: only a whole one can be read.
+        lines = files.lines(ends) if not old else [ends.head] if ends.whole else []
+        chat: _Chat | None = None
+        for line in lines:
+            record = _record(line)
+            if record is None:
+                continue
+            if chat is None:
+                if not isinstance(record.sessionId, str) or not _ID.fullmatch(record.sessionId):
+                    continue
+                chat = _Chat(path, record.sessionId, self._cwd(path, record), whole=ends.whole)
+                inside = path[len(self._tmp) + 1 :].split("/")
+                chat.parent = inside[2] if len(inside) == 4 and _ID.fullmatch(inside[2]) else ""
+            _take(chat, record)
+        return chat
+
+    def _cwd(self, path: str, record: _Record) -> str:
+        """Folder of a project, which only a file beside its chats tells; of old ones the list of projects,
+        whose hash names them. Raises OSError but where there is no such file."""
+        folder = os.path.join(self._tmp, path[len(self._tmp) + 1 :].partition("/")[0])
+        try:
+            root = files.read_small(os.path.join(folder, ".project_root"), 8192)
+            return texts.absolute(root.decode("utf-8", "replace").strip())
+        except FileNotFoundError:
+            pass
+        for project in self._projects():
+            if hashlib.sha256(project.encode("utf-8", "replace")).hexdigest() == record.projectHash:
+                return texts.absolute(project)
+        return ""
+
+    def _projects(self) -> list[str]:
+        try:
+            told = msgspec.json.decode(files.read_small(os.path.join(self._home, "projects.json")))
+        except (FileNotFoundError, *_BROKEN):
+            return []
+        projects = told.get("projects") if isinstance(told, dict) else None
+        return [each for each in projects if isinstance(each, str)] if isinstance(projects, dict) else []
+
+    # ---- processes --------------------------------------------------------------------------
+
+    def evidence(self, processes: Processes) -> Evidence:
+        """Processes of the program; which conversation they have is known of marked ones alone."""
+        lives: dict[str, Life] = {}
+        possible: list[Possible] = []
+        running = {each.pid: each for each in processes.all() if _executes(each)}
+        # The first that is started only starts another: the one that works has no such child.
+        starters = {each.parent for each in running.values()}
+        for pid, process in running.items():
+            if pid in starters:
+                continue
+            adapter, _, session = process.environment.get(MARKER, "").partition(":")
+            if adapter == self.name and session:
+                lives[session] = living(process)
+            else:
+                possible.append(
+                    Possible(
+                        pid,
+                        process.start_time,
+                        process.cwd,
+                        f"Gemini CLI runs there (process {pid}), and tells nobody which conversation it has",
+                    )
+                )
+        return Evidence(lives, possible)
+
+    def is_alive(self, found: Found, processes: Processes) -> Life:
+        """The same for one."""
+        evidence = self.evidence(processes)
+        if found.id in evidence.lives:
+            return evidence.lives[found.id]
+        for each in evidence.possible:
+            if not each.cwd or not found.cwd or each.cwd == found.cwd:
+                return Life(None, each.reason, each.pid, each.start_time)
+        return Life(False)
+
+    # ---- transcript -------------------------------------------------------------------------
+
+    def transcript(self, found: Found, tail: int) -> Transcript:
+        """Its last messages."""
+        counts = self._counts(found.id)
+        path = counts.native["path"] if counts else ""
+        if not path:
+            raise NotFound(
+                "transcript_missing",
+                f"there is no file of {found.id}",
+                hint="look again with --refresh",
+                fields={"agent_session": found.id},
+            )
+        try:
+            ends = files.read_ends(path, 0, _BACK)
+            chat = self._chat(path, ends) or _Chat(path, found.id, found.cwd, whole=ends.whole)
+            if not ends.whole:
+                # Its head is far away: all that is here are messages.
+                for line in files.tail_lines(ends):
+                    record = _record(line)
+                    if record is not None:
+                        _take(chat, record)
+        except OSError as error:
+            raise NotFound(
+                "transcript_missing",
+                f"the file of {found.id} cannot be read: {error.strerror}",
+                hint="look again with --refresh",
+                fields={"agent_session": found.id, "path": path},
+            ) from error
+        messages = [each for record in chat.turns.values() for each in _messages(record)]
+        problems: tuple[Problem, ...] = ()
+        if not ends.whole and path.endswith(".json"):
+            problems = (files.malformed(self.name, path, "too long for a file of this old kind"),)
+        last = messages[-tail:] if tail > 0 else []
+        return Transcript(tuple(last), len(messages) > len(last) or not ends.whole, problems)
+
+    # ---- starting ---------------------------------------------------------------------------
+
+    def launch(self, wish: Wish) -> Plan:
+        """With an id of ours; in print mode the prompt comes on stdin."""
+        if not _UUID.fullmatch(wish.id):
+            raise InvalidArgument(
+                "id_invalid",
+                f"Gemini CLI takes a UUID for the id of a conversation, not {wish.id!r}",
+                hint="choose one that uuidgen tells",
+                fields={"id": wish.id[:200]},
+            )
+        return self._plan(("--session-id", wish.id), wish.id, wish)
+
+    def resume(self, found: Found, wish: Wish) -> Plan:
+        """Go on with one, in its own folder: Gemini CLI finds it nowhere else."""
+        if not _UUID.fullmatch(found.id) or found.parent:
+            raise Unsupported(
+                "adapter_cannot",
+                f"Gemini CLI resumes its own main conversations alone; {found.id} is none",
+                hint="resume its parent" if found.parent else "start a new one",
+                fields={"agent_session": found.id},
+            )
+        if wish.cwd and found.cwd and os.path.realpath(wish.cwd) != os.path.realpath(found.cwd):
+            raise Unsupported(
+                "adapter_cannot",
+                f"Gemini CLI resumes {found.id} in {found.cwd} alone",
+                hint=f"resume it in {found.cwd}",
+                fields={"agent_session": found.id, "cwd": found.cwd},
+            )
+        return self._plan(("--resume", found.id), found.id, wish)
+
+    def _plan(self, which: tuple[str, str], session: str, wish: Wish) -> Plan:
+        words = ["gemini", *which]
+        if wish.model:
+            if not _MODEL.fullmatch(wish.model):
+                raise InvalidArgument(
+                    "model_invalid",
+                    f"{wish.model!r} cannot be the name of a model",
+                    hint="name it as Gemini CLI does, for example gemini-2.5-pro",
+                    fields={"model": wish.model[:200]},
+                )
+            words += ["--model", wish.model]
+        prompt = wish.prompt.encode("utf-8", "replace")
+        if wish.print:
+            if not wish.prompt.strip():
+                raise InvalidArgument(
+                    "prompt_missing", "print mode needs a prompt", hint="give a prompt, or leave out --print"
+                )
+            return Plan((*words, "--output-format", "stream-json"), input=prompt, id=session)
+        if len(prompt) > _WORD_MAX or b"\0" in prompt:
+            raise InvalidArgument(
+                "prompt_too_large",
+                "Gemini CLI's window takes a first prompt of 128 KB at most, without NUL characters",
+                hint="use --print, or start without a prompt and have it read a file",
+                fields={"most": str(_WORD_MAX)},
+            )
+        if wish.prompt:
+            words.append(f"--prompt-interactive={wish.prompt}")
+        return Plan(tuple(words), id=session)
+
+    def identify(self, line: str) -> str | None:
+        """The id in the line that `--output-format stream-json` begins with."""
+        try:
+            told = msgspec.json.decode(line.encode("utf-8", "replace"), type=_Init)
+        except _BROKEN:
+            return None
+        return told.session_id if told.type == "init" and _UUID.fullmatch(told.session_id) else None
+
+    def version(self, path: str) -> str:
+        """From the package that the program lies in."""
+        folder = os.path.dirname(os.path.realpath(path))
+        for _ in range(3):
+            try:
+                told = msgspec.json.decode(files.read_small(os.path.join(folder, "package.json")))
+            except (OSError, *_BROKEN):
+                told = None
+            if isinstance(told, dict) and isinstance(told.get("version"), str):
+                return str(told["version"])[:64]
+            folder = os.path.dirname(folder)
+        return ""
+
+
+def _executes(process: Process) -> bool:
+    """Whether it is the program: node with its script for the first word that is no option."""
+    if process.exe.rpartition("/")[2] not in _RUNTIMES:
+        return False
+    for word in process.argv[1:]:
+        if not word.startswith("-"):
+            return word.rpartition("/")[2] in ("gemini", "gemini.js") or "/@google/gemini-cli/" in word
+    return False
+
+
+def _record(line: bytes) -> _Record | None:
+    if not line:
+        return None
+    try:
+        return _RECORD.decode(line)
+    except _BROKEN:
+        return None
+
+
+def _take(chat: _Chat, record: _Record) -> None:
+    """What one more line changes."""
+    if isinstance(record.rewind, str):
+        _rewind(chat, record.rewind)
+    elif isinstance(record.set_, dict):
+        _take_head(chat, record.set_)
+    elif isinstance(record.id, str) and isinstance(record.type, str):
+        _add(chat, record)
+    elif record.sessionId is not None:
+        names = ("startTime", "lastUpdated", "kind", "summary", "messages")
+        _take_head(chat, {name: getattr(record, name) for name in names})
+
+
+def _take_head(chat: _Chat, told: dict[Any, Any]) -> None:
+    # A head is written anew when one goes on.
+    chat.started_at = chat.started_at or texts.from_iso(told.get("startTime"))
+    chat.updated_at = texts.from_iso(told.get("lastUpdated")) or chat.updated_at
+    chat.kind = texts.shorten(texts.as_text(told.get("kind"))) or chat.kind
+    chat.title = texts.shorten(texts.as_text(told.get("summary"))) or chat.title
+    if isinstance(told.get("messages"), list):
+        chat.turns.clear()
+        for each in told["messages"]:
+            try:
+                record = msgspec.convert(each, _Record)
+            except _BROKEN:
+                continue
+            if isinstance(record.id, str) and isinstance(record.type, str):
+                _add(chat, record)
+
+
+def _rewind(chat: _Chat, to: str) -> None:
+    """A message and all after it are taken back; where it is not known, all that is."""
+    ids = list(chat.turns)
+    for each in ids[ids.index(to) :] if to in chat.turns else ids:
+        del chat.turns[each]
+
+
+def _add(chat: _Chat, record: _Record) -> None:
+    chat.turns[record.id] = record
+    chat.updated_at = texts.from_iso(record.timestamp) or chat.updated_at
+    if record.type == "user" and not chat.first_prompt:
+        chat.first_prompt = _prompt(record)
+    if record.type == "gemini":
+        chat.model = texts.shorten(texts.as_text(record.model)) or chat.model
+        tokens = record.tokens if isinstance(record.tokens, dict) else {}
+        tokens_in, tokens_out = texts.as_count(tokens.get("input")), texts.as_count(tokens.get("output"))
+        if tokens_in is not None and tokens_out is not None:
+            chat.spent[record.id] = tokens_in, tokens_out
+
+
+def _text(content: object) -> str:
+    """The texts of a message's parts."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    found = (
+        texts.as_text(part.get("text")) if isinstance(part, dict) else texts.as_text(part) for part in parts
+    )
+    return "\n".join(text for text in found if text)
+
+
+def _hidden(text: str) -> bool:
+    """Whether the program said it in the user's place."""
+    return text.lstrip().startswith(_HIDDEN)
+
+
+def _prompt(record: _Record) -> str:
+    text = _text(record.content)
+    return "" if _hidden(text) else texts.shorten(text)
+
+
+def _found(chat: _Chat) -> Found:
+    prompts = [text for record in chat.turns.values() if record.type == "user" and (text := _prompt(record))]
+    native = {"path": chat.path[:4096].encode("utf-8", "replace").decode()}
+    if chat.kind:
+        native["kind"] = chat.kind
+    tokens_in, tokens_out = _tokens(chat) if chat.whole else (None, None)
+    turn = _turn(chat)
+    return Found(
+        "gemini",
+        chat.id,
+        cwd=chat.cwd,
+        model=chat.model,
+        title=chat.title,
+        first_prompt=chat.first_prompt,
+        last_prompt=prompts[-1] if prompts else chat.first_prompt,
+        started_at=chat.started_at,
+        updated_at=chat.updated_at,
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
+        parent=chat.parent if chat.parent != chat.id else "",
+        turn=turn,
+        activity="thinking" if turn is Turn.WORKING else "",
+        native=native,
+    )
+
+
+def _turn(chat: _Chat) -> Turn:
+    """After a prompt, and after tools, the model is asked; its word alone ends a turn, as does an error."""
+    for record in reversed(chat.turns.values()):
+        if record.type == "user":
+            if _hidden(_text(record.content)):
+                continue
+            return Turn.WORKING
+        if record.type == "gemini":
+            return Turn.WORKING if record.toolCalls else Turn.DONE
+        if record.type == "error":
+            return Turn.DONE
+    return Turn.UNKNOWN
+
+
+def _tokens(chat: _Chat) -> tuple[int | None, int | None]:
+    """Sums over all messages that tell."""
+    if not chat.spent:
+        return None, None
+    sums = (sum(each) for each in zip(*chat.spent.values(), strict=True))
+    tokens_in, tokens_out = (texts.as_count(each) for each in sums)
+    return tokens_in, tokens_out
+
+
+def _messages(record: _Record) -> Iterator[Message]:
+    """One record as messages: its text, the tools it calls, what these said."""
+    role = {"user": "user", "gemini": "assistant"}.get(texts.as_text(record.type), "system")
+    said = _text(record.content)
+    if role == "user" and _hidden(said):
+        return
+    moment = texts.from_iso(record.timestamp)
+    text, shortened = texts.cut(said)
+    thinking, also = texts.cut(_thoughts(record.thoughts))
+    calls = (
+        [call for call in record.toolCalls if isinstance(call, dict)]
+        if isinstance(record.toolCalls, list)
+        else []
+    )
+    tokens = record.tokens if isinstance(record.tokens, dict) else {}
+    tools = tuple(_call(call) for call in calls)
+    if text or thinking or tools:
+        yield Message(
+            role,
+            text,
+            thinking,
+            tools,
+            moment,
+            texts.shorten(texts.as_text(record.model)),
+            texts.as_count(tokens.get("input")),
+            texts.as_count(tokens.get("output")),
+            shortened or also,
+        )
+    results = tuple(_result(call) for call in calls if call.get("result") is not None)
+    if results:
+        yield Message("tool", tools=results, time=moment)
+
+
+def _thoughts(thoughts: object) -> str:
+    parts = [each for each in thoughts if isinstance(each, dict)] if isinstance(thoughts, list) else []
+    words = (texts.as_text(each.get(name)) for each in parts for name in ("subject", "description"))
+    return "\n".join(word for word in words if word)
+
+
+def _call(call: dict[Any, Any]) -> ToolUse:
+    content, _ = texts.cut(_json(call.get("args")), texts.TOOL_MAX)
+    return ToolUse(_short(call.get("id")), _short(call.get("name")), content)
+
+
+def _result(call: dict[Any, Any]) -> ToolUse:
+    shown = call.get("resultDisplay")
+    content, _ = texts.cut(shown if isinstance(shown, str) else _json(call["result"]), texts.TOOL_MAX)
+    return ToolUse(_short(call.get("id")), content=content, result=True, failed=call.get("status") == "error")
+
+
+def _short(value: object) -> str:
+    return texts.shorten(texts.as_text(value))
+
+
+def _json(value: object) -> str:
+    try:
+        return "" if value is None else msgspec.json.encode(value).decode()
+    except _BROKEN:
+        return ""
