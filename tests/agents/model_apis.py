@@ -28,7 +28,7 @@ _NOT_A_PROMPT = ("<", "# AGENTS.md", "Caveat:", "This is the Gemini CLI")
 _HELD = re.compile(r"\bslow\b(?:\s+(\d+(?:\.\d+)?))?")
 _FAIL = re.compile(r"\bfail\b(?:\s+(\d{3}))?")
 _LONG = re.compile(r"\blong\b")
-_TOOL = re.compile(r"\btool:[ \t]*(.+)")
+_TOOL = re.compile(r"\b(tool|ask):[ \t]*(.+)")
 _AGENT = re.compile(r"\bagent:[ \t]*(.+)")
 _CALL = re.compile(r"\bcall:[ \t]*(\w+)[ \t]*(\{.*\})?")
 _SIDE = re.compile(r"\b(?:titles?|topic|summari[sz]e|summary|suggest)\b", re.IGNORECASE)
@@ -104,8 +104,9 @@ TOKENS_IN = 120
 
 
 def answer(ask: Ask) -> Answer:
-    """The prompt's words decide: `slow [SECONDS]`, `fail [STATUS]`, `long`, `tool: COMMAND`, `agent: PROMPT`,
-    `call: TOOL {JSON}`; anything else is echoed."""
+    """The prompt's words decide: `slow [SECONDS]`, `fail [STATUS]`, `long`, `tool: COMMAND`, `ask: COMMAND`
+    (one that a person must allow, where the model says so), `agent: PROMPT`, `call: TOOL {JSON}`; anything
+    else is echoed."""
     if ask.schema is not None:
         return Answer(json.dumps(filled(ask.schema)))
     if ask.side:
@@ -136,7 +137,8 @@ def _call(ask: Ask) -> Call | None:
         return Call(tool, json.loads(called[2] or "{}"), _id("call")) if tool else None
     shell, agent = _TOOL.search(ask.prompt), _AGENT.search(ask.prompt)
     if shell and (tool := _first(ask.tools, _SHELL_TOOLS)):
-        return Call(tool, shell_arguments(tool, shell[1].strip()), _id("call"))
+        arguments = shell_arguments(tool, shell[2].strip(), asks=shell[1] == "ask")
+        return Call(tool, arguments, _id("call"))
     if agent and (tool := _first(ask.tools, _AGENT_TOOLS)):
         return Call(tool, agent_arguments(tool, agent[1].strip()), _id("call"))
     return None
@@ -146,13 +148,15 @@ def _first(tools: Mapping[str, Tool], names: Iterable[str]) -> Tool | None:
     return next((tools[name] for name in names if name in tools), None)
 
 
-def shell_arguments(tool: Tool, command: str) -> Body:
-    """A shell tool's arguments by its schema."""
+def shell_arguments(tool: Tool, command: str, *, asks: bool = False) -> Body:
+    """A shell tool's arguments by its schema; ``asks``: outside of its sandbox."""
     properties = tool.schema.get("properties", {})
     name = next((one for one in ("command", "cmd", "script") if one in properties), "command")
     listed = properties.get(name, {}).get("type") == "array"
     arguments = filled(tool.schema)
     arguments[name] = ["bash", "-c", command] if listed else command
+    if asks and "sandbox_permissions" in properties:
+        arguments |= {"sandbox_permissions": "require_escalated", "justification": "May I?"}
     return arguments
 
 
@@ -211,7 +215,8 @@ def _last(turns: Sequence[_Turn]) -> tuple[str, str | None]:
         if who == "tool" and result is None:
             result = text
         if who == "user" and text.strip() and not text.lstrip().startswith(_NOT_A_PROMPT):
-            return text.strip(), result
+            # OpenCode puts the words of its command line into quotes.
+            return text.strip().strip('"'), result
     return "", result
 
 

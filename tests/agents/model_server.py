@@ -1,7 +1,7 @@
 """A model server of our own for agent programs: prompts steer it, and tests hear what it serves.
 
-Prompts (see model_apis.answer): `slow [SECONDS]`, `tool: COMMAND`, `agent: PROMPT`, `call: TOOL {JSON}`,
-`fail [STATUS]`, `long`; else `You said: …`.
+Prompts (see model_apis.answer): `slow [SECONDS]`, `tool: COMMAND`, `ask: COMMAND`, `agent: PROMPT`,
+`call: TOOL {JSON}`, `fail [STATUS]`, `long`; else `You said: …`.
 Run alone: python -m tests.agents.model_server --port 0 [--log FILE]
 """
 

@@ -285,7 +285,6 @@ def _codex(home: Path, url: str, folders: Sequence[str]) -> Config:
 model = "{MODEL}"
 model_provider = "fake"
 check_for_update_on_startup = false
-disable_response_storage = true
 
 [model_providers.fake]
 name = "Fake"
