@@ -17,10 +17,20 @@ from sessiond.adapters.reading import texts
 from sessiond.adapters.reading.evidence import living
 from sessiond.adapters.reading.stamps import Stamps
 from sessiond.errors import InvalidArgument, NotFound, Unsupported
-from sessiond.model.agent_session import Found, Life, Message, Plan, Problem, ToolUse, Transcript, Turn, Wish
+from sessiond.model.agent_session import (
+    MARKER,
+    Found,
+    Life,
+    Message,
+    Plan,
+    Problem,
+    ToolUse,
+    Transcript,
+    Turn,
+    Wish,
+)
 from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, Processes, Told, Watched
 
-MARKER: Final = "SESSIOND_AGENT_SESSION"
 # One word of a command line holds no more, with the option's name before it.
 _WORD_MAX: Final = 128 * 1024 - 64
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
