@@ -92,7 +92,9 @@ def cache() -> Path:
         return Path(named)
     if base := given.get("XDG_CACHE_HOME"):
         return Path(base) / "sessiond-agents"
-    return Path(given.get("TMPDIR") or "/tmp") / f"sessiond-agents-{os.getuid()}"
+    # On disk, where the other is often memory: it holds over a gigabyte.
+    base = "/var/tmp" if os.access("/var/tmp", os.W_OK) else given.get("TMPDIR") or "/tmp"
+    return Path(base) / f"sessiond-agents-{os.getuid()}"
 
 
 # ---- installing ------------------------------------------------------------------------------
