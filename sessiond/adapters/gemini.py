@@ -144,10 +144,10 @@ class Adapter:
         except (FileNotFoundError, NotADirectoryError):
             return
         for entry in entries:
-            if depth < 3 and (depth != 1 or entry.name == "chats") and entry.is_dir():
-                yield from self._walk(entry.path)
-            elif self._is_chat(entry.path):
+            if self._is_chat(entry.path):
                 yield entry.path
+            elif depth < 3 and (depth != 1 or entry.name == "chats") and os.path.isdir(entry.path):
+                yield from self._walk(entry.path)
 
     def _is_chat(self, path: str) -> bool:
         """tmp/SLUG/chats/session-*.json[l], or tmp/SLUG/chats/PARENT/*.jsonl of its subagents."""
@@ -186,10 +186,11 @@ class Adapter:
                 return
             ends = files.read_ends(path)
             chat = self._chat(path, ends)
-        except FileNotFoundError:
-            yield from self._drop(path, touched)
-            return
         except OSError as error:
+            # A link that leads nowhere is no file that was deleted.
+            if isinstance(error, FileNotFoundError) and not os.path.islink(path):
+                yield from self._drop(path, touched)
+                return
             # What was known of it stays: that it cannot be read now does not end it.
             self._troubled.add(path)
             yield files.unreadable(self.name, path, error)

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -87,6 +88,60 @@ CASES += [
     Case("pi", _lay_pi, _marked_pi, frozenset({"my-id-1"})),
     # Pi's own adapter tells of what is broken in the tree of both.
     Case("pi-rust", _lay_pi_rust),
+]
+
+
+_CODEX = "01a1fee8-754c-75c2-98fd-4435b4b663fd"
+_GEMINI = "44444444-2222-4333-8444-555555555555"
+
+
+def _lay_codex(home: Path) -> dict[str, str]:
+    folder = home / ".codex/sessions/2026/11/21"
+    folder.mkdir(parents=True)
+    names = {"asked": _CODEX, "forked": "01a1fee9-f658-7162-8a36-a253432436ff"}
+    for name, id in names.items():
+        shutil.copy(FIXTURES / f"codex/{name}.jsonl", folder / f"rollout-2026-11-21T16-20-09-{id}.jsonl")
+    with contextlib.closing(sqlite3.connect(home / ".codex/state_5.sqlite")) as connection, connection:
+        connection.execute("CREATE TABLE threads (id TEXT, name TEXT, cwd TEXT, archived INTEGER)")
+        connection.execute("INSERT INTO threads VALUES (?, 'A name', '/home/user/project', 0)", (_CODEX,))
+    (home / ".codex/thread-writer-locks").mkdir()
+    (home / f".codex/thread-writer-locks/{_CODEX}.lock").touch()
+    return {}
+
+
+def _locked_codex(home: Path) -> Processes:
+    """Who holds the lock also has the rollout open, as Codex does: the lock may be what is broken."""
+    path = home / f".codex/sessions/2026/11/21/rollout-2026-11-21T16-20-09-{_CODEX}.jsonl"
+    process = FakeProcess(4242, exe="/usr/bin/codex", open_files={str(path)})
+    with contextlib.suppress(OSError):
+        status = os.stat(home / f".codex/thread-writer-locks/{_CODEX}.lock")
+        return FakeProcesses(process, locks={(status.st_dev, status.st_ino): 4242})
+    return FakeProcesses(process)
+
+
+def _lay_gemini(home: Path) -> dict[str, str]:
+    folder = home / ".gemini/tmp/project/chats"
+    folder.mkdir(parents=True)
+    (folder.parent / ".project_root").write_text("/home/user/project")
+    for name, id8 in (("killed", "22222222"), ("resumed", "44444444")):
+        shutil.copy(FIXTURES / f"gemini/{name}.jsonl", folder / f"session-2026-11-21T16-21-{id8}.jsonl")
+    return {}
+
+
+def _marked_gemini(home: Path) -> Processes:
+    return FakeProcesses(
+        FakeProcess(
+            4242,
+            exe="/usr/bin/node",
+            argv=("node", "/usr/bin/gemini"),
+            environment={"SESSIOND_AGENT_SESSION": f"gemini:{_GEMINI}"},
+        )
+    )
+
+
+CASES += [
+    Case("codex", _lay_codex, _locked_codex, frozenset({_CODEX})),
+    Case("gemini", _lay_gemini, _marked_gemini, frozenset({_GEMINI})),
 ]
 
 

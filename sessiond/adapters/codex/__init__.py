@@ -122,10 +122,11 @@ class Adapter:
             if path in self._paths and self._stamps.get(path) is not None:
                 return
             rollout, stamp = rollouts.read(path)
-        except FileNotFoundError:
-            yield from self._drop(path, touched)
-            return
         except OSError as error:
+            # A link that leads nowhere is no file that was deleted.
+            if isinstance(error, FileNotFoundError) and not os.path.islink(path):
+                yield from self._drop(path, touched)
+                return
             # What was known of it stays: that it cannot be read now does not end it.
             self._troubled.add(path)
             yield files.unreadable(self.name, path, error)
@@ -220,7 +221,8 @@ class Adapter:
             if process.pid in holders:
                 continue
             for path in process.open_files:
-                if (rollout := self._paths.get(path)) is not None and rollout.id not in lives:
+                rollout = self._paths.get(path)
+                if rollout is not None and not lives.get(rollout.id, STOPPED).alive:
                     lives[rollout.id] = self._life(rollout.id, process, processes, holders)
         shared = [
             (pid, start) for pid, start in holders.items() if all(life.pid != pid for life in lives.values())
@@ -232,7 +234,7 @@ class Adapter:
         path = os.path.join(self._locks, found.id + _LOCK)
         if rollouts.is_id(found.id) and os.path.exists(path):
             life = self._by_lock(found.id, path, processes, {})
-            if life is not None:
+            if life is not None and life.alive:
                 return life
         return self.evidence(processes).lives.get(found.id, STOPPED)
 
@@ -251,6 +253,8 @@ class Adapter:
             status = os.stat(path)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            return Life(None, f"its lock cannot be looked at: {error.strerror}")
         locks = processes.lock_holders()
         pid = locks.get((status.st_dev, status.st_ino))
         if pid is None:
@@ -420,10 +424,10 @@ def _below(folder: str, depth: int) -> Iterator[str]:
     except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
-        if depth and entry.is_dir():
-            yield from _below(entry.path, depth - 1)
-        elif rollouts.named(entry.path):
+        if rollouts.named(entry.path):
             yield entry.path
+        elif depth and os.path.isdir(entry.path):
+            yield from _below(entry.path, depth - 1)
 
 
 def _began(process: Process) -> float:
