@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from sessiond.model.agent_session import Problem
@@ -98,6 +99,16 @@ def head_lines(ends: Ends) -> list[bytes]:
     if not ends.whole:
         lines.pop()
     return lines
+
+
+def each_head_line(ends: Ends) -> Iterator[bytes]:
+    """The same one by one, for who needs the first few: nothing else is copied."""
+    head, begin = ends.head, 0
+    while (end := head.find(b"\n", begin)) >= 0:
+        yield head[begin:end]
+        begin = end + 1
+    if ends.whole and begin < len(head):
+        yield head[begin:]
 
 
 def tail_lines(ends: Ends) -> list[bytes]:
