@@ -1,5 +1,5 @@
 """The `sessiond` program: supervisor; `session …` is one session's daemon, `start-session` its starter,
-`agent …` becomes an agent's program."""
+`agent …` becomes an agent's program, `finder …` runs what looks for conversations of agent programs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ def _run(argv: Sequence[str]) -> int:
         from sessiond.agents.launch import main as agent_main
 
         return agent_main(argv[1:])
+    if argv and argv[0] == "finder":
+        from sessiond.discovery.zygote import main as finder_main
+
+        return finder_main(argv[1:])
     if argv and argv[0] == "session":
         from sessiond.daemon.main import main as session_main
 
@@ -30,6 +34,10 @@ def _run(argv: Sequence[str]) -> int:
         from sessiond.cli.starter import main as starter_main
 
         return starter_main(argv[1:])
+    if argv and argv[0] == "acp":
+        from sessiond.adapters.acp.runner import main as acp_main
+
+        return acp_main(argv[1:])
     from sessiond.supervisor.main import main as supervisor_main
 
     return supervisor_main(argv)

@@ -1,0 +1,140 @@
+"""Who lives: an adapter's evidence, our own agents and our marker, put together and held against /proc."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from sessiond.model.agent_session import MARKER, STOPPED, Found, Life
+from sessiond.ports.discovery import Evidence, Possible, Process, Processes
+
+_INTERPRETERS = ("node", "bun", "deno", "python")
+
+
+class Program(Protocol):
+    """What is asked of an adapter."""
+
+    name: str
+    program: str
+
+
+@dataclass(slots=True)
+class Lives:
+    """What is known of an adapter's conversations now. ``folders`` are those of the processes by id."""
+
+    known: dict[str, Life]
+    possible: Sequence[Possible] = ()
+    unknown: str = ""
+    holders: frozenset[tuple[int, int]] = frozenset()
+    folders: dict[str, str] = field(default_factory=dict)
+    _real: dict[str, str] = field(default_factory=dict)
+
+    def of(self, found: Found) -> Life:
+        """Whether this one lives."""
+        if (life := self.known.get(found.id)) is not None:
+            return life
+        for one in self.possible:
+            if not one.cwd or (found.cwd and self._same_folder(one.cwd, found.cwd)):
+                return Life(None, one.reason)
+        return Life(None, self.unknown) if self.unknown else STOPPED
+
+    def processes(self) -> set[tuple[int, int]]:
+        """Pids and start times of those whose end changes this."""
+        pairs = {
+            (life.pid, life.start_time)
+            for life in self.known.values()
+            if life.pid is not None and life.start_time is not None
+        }
+        return pairs | {(one.pid, one.start_time) for one in self.possible} | self.holders
+
+    def _same_folder(self, one: str, other: str) -> bool:
+        return one == other or self._resolved(one) == self._resolved(other)
+
+    def _resolved(self, path: str) -> str:
+        if path not in self._real:
+            self._real[path] = os.path.realpath(path)
+        return self._real[path]
+
+
+def settle(adapter: Program, evidence: Evidence, own: Mapping[str, str], processes: Processes) -> Lives:
+    """Hold evidence against the processes there are. ``own``: which of our agents has which open."""
+    known: dict[str, Life] = {}
+    folders: dict[str, str] = {}
+    for session, life in evidence.lives.items():
+        proven = prove(life, processes)
+        if proven is not None:
+            known[session] = proven
+            if proven.pid is not None and (process := processes.get(proven.pid)) is not None:
+                folders[session] = process.cwd
+    for session, process in _further(adapter, known, own, processes):
+        known[session] = Life(True, pid=process.pid, start_time=process.start_time, mark=process.mark)
+        folders[session] = process.cwd
+    taken = {life.pid for life in known.values()}
+    return Lives(
+        known,
+        [
+            one
+            for one in evidence.possible
+            if one.pid not in taken and _is(processes, one.pid, one.start_time)
+        ],
+        evidence.unknown,
+        frozenset(pair for pair in evidence.holders if _is(processes, *pair)),
+        folders,
+    )
+
+
+def prove(life: Life, processes: Processes) -> Life | None:
+    """What an adapter says of a life, with the mark of its process; None where that process is no more."""
+    if life.pid is None:
+        return life
+    process = processes.get(life.pid)
+    if process is None or life.start_time not in (None, process.start_time):
+        return None
+    return replace(life, start_time=process.start_time, mark=process.mark)
+
+
+def further_life(adapter: Program, session: str, own: Mapping[str, str], processes: Processes) -> Life | None:
+    """That one of our agents, or a process with our marker, has this one open."""
+    for found, process in _further(adapter, {}, own, processes):
+        if found == session:
+            return Life(True, pid=process.pid, start_time=process.start_time, mark=process.mark)
+    return None
+
+
+def _further(
+    adapter: Program, known: Mapping[str, Life], own: Mapping[str, str], processes: Processes
+) -> list[tuple[str, Process]]:
+    """Conversations that the adapter does not know to live, and who has them open."""
+    pids = {life.pid: session for session, life in known.items() if life.pid is not None}
+    marks = {life.mark for life in known.values() if life.mark}
+    agents: dict[str, Process] = {}
+    carriers: dict[str, Process] = {}
+    # The oldest is the program itself, the others are what it started.
+    for process in sorted(processes.all(), key=lambda one: (one.start_time, one.pid)):
+        if own and (session := own.get(process.mark, "")) and process.mark not in marks:
+            agents.setdefault(session, process)
+        if adapter.program and process.pid not in pids and _executes(process, adapter.program):
+            name, _, session = process.environment.get(MARKER, "").partition(":")
+            if name == adapter.name and session:
+                carriers.setdefault(session, process)
+    return [(session, one) for session, one in {**carriers, **agents}.items() if session not in known]
+
+
+def _executes(process: Process, program: str) -> bool:
+    name = process.exe.rpartition("/")[2]
+    if program in (process.comm, name):
+        return True
+    words = (
+        process.argv[:2] if process.comm.startswith(_INTERPRETERS) or name.startswith(_INTERPRETERS) else ()
+    )
+    if any(word.rpartition("/")[2].partition(".")[0] == program for word in words):
+        return True
+    # Programs that are installed by version are known by what they were called by.
+    return bool(process.argv) and process.argv[0].rpartition("/")[2] == program
+
+
+def _is(processes: Processes, pid: int, start_time: int) -> bool:
+    process = processes.get(pid)
+    return process is not None and process.start_time == start_time

@@ -1,0 +1,173 @@
+"""The finder: a small process that stays single-threaded and forks one for each adapter when the host asks.
+
+Nothing of it outlives the host: it ends when the host's socket closes, and the kernel kills the adapters'
+processes with it, whatever they do then.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NoReturn
+
+import msgspec
+
+from sessiond.discovery import kernel, wire
+from sessiond.discovery.answers import describe
+from sessiond.discovery.engine import AdapterBroken, Channel, Engine, HostGone, answer_only
+from sessiond.ports.discovery import AgentAdapter
+
+FACTORY: Final = "sessiond.adapters:make_adapter"
+
+MakeAdapter = Callable[[str, Mapping[str, str]], AgentAdapter]
+
+_PACKET_MAX = 65536
+
+
+class Fork(msgspec.Struct, frozen=True):
+    """What the host asks, with its socket to the adapter's process beside it. ``plain``: one that answers
+    questions alone."""
+
+    number: int
+    adapter: str
+    plain: bool = False
+
+
+class Forked(msgspec.Struct, tag=True, frozen=True):
+    """Done, with a pidfd beside it."""
+
+    number: int
+    pid: int
+
+
+class Refused(msgspec.Struct, tag=True, frozen=True):
+    """It cannot be done."""
+
+    number: int
+    reason: str
+
+
+class Ended(msgspec.Struct, tag=True, frozen=True):
+    """One of the processes ended; ``status`` as waitpid tells it."""
+
+    number: int
+    status: int
+
+
+Tidings = Forked | Refused | Ended
+
+
+def main(argv: Sequence[str]) -> int:
+    """`finder FD [FACTORY]`: serve the host at the other end of that socket until it closes."""
+    host = socket.socket(fileno=int(argv[0]))
+    kernel.name_process("sessiond-finder")
+    module, _, function = (argv[1] if len(argv) > 1 else FACTORY).partition(":")
+    make: MakeAdapter = getattr(importlib.import_module(module), function)
+    # What is loaded until now is shared with all that are forked, as long as nobody counts its references.
+    gc.collect()
+    gc.freeze()
+    _Zygote(host, make).run()
+    return 0
+
+
+class _Zygote:
+    def __init__(self, host: socket.socket, make: MakeAdapter) -> None:
+        self._host = host
+        self._make = make
+        self._pid = os.getpid()
+        self._decoder = msgspec.msgpack.Decoder(Fork)
+        # By pidfd: the number that the host gave, and the pid.
+        self._children: dict[int, tuple[int, int]] = {}
+
+    def run(self) -> None:
+        poll = select.poll()
+        poll.register(self._host, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd in self._children:
+                    poll.unregister(fd)
+                    self._reap(fd)
+                elif not self._serve(poll):
+                    return
+
+    def _serve(self, poll: select.poll) -> bool:
+        """Do what the host asks; False where it is gone."""
+        try:
+            packet, fds, _, _ = socket.recv_fds(self._host, _PACKET_MAX, 1)
+        except ConnectionResetError:
+            return False
+        if not packet:
+            return False
+        asked = self._decoder.decode(packet)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.close(fds[0])
+            return self._tell(Refused(asked.number, f"no process can be started: {error.strerror}"))
+        if pid == 0:
+            self._become(asked, fds[0])
+        os.close(fds[0])
+        # It is reaped here alone, so that the pid is still its own.
+        pidfd = os.pidfd_open(pid)
+        self._children[pidfd] = (asked.number, pid)
+        poll.register(pidfd, select.POLLIN)
+        return self._tell(Forked(asked.number, pid), pidfd)
+
+    def _reap(self, pidfd: int) -> None:
+        number, pid = self._children.pop(pidfd)
+        os.close(pidfd)
+        _, status = os.waitpid(pid, 0)
+        self._tell(Ended(number, status))
+
+    def _tell(self, tidings: Tidings, *fds: int) -> bool:
+        try:
+            socket.send_fds(self._host, [msgspec.msgpack.encode(tidings)], list(fds))
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    def _become(self, asked: Fork, fd: int) -> NoReturn:
+        """In the new process: run the adapter, and end whatever comes."""
+        status = 1
+        try:
+            kernel.end_with_parent()
+            if os.getppid() == self._pid:
+                self._host.close()
+                for pidfd in self._children:
+                    os.close(pidfd)
+                kernel.name_process(f"find:{asked.adapter}")
+                status = _run(self._make, asked, Channel(socket.socket(fileno=fd)))
+        except BaseException as error:  # noqa: BLE001  (Nothing may return into the finder's own loop.)
+            sys.excepthook(type(error), error, error.__traceback__)
+        finally:
+            os._exit(status)
+
+
+def _run(make: MakeAdapter, asked: Fork, channel: Channel) -> int:
+    # A descriptor for each process that has a conversation open.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        try:
+            adapter = make(asked.adapter, os.environ)
+        except Exception as error:  # noqa: BLE001  (Another's code is loaded here: whatever it raises is told.)
+            channel.send(wire.frame(wire.Failed(describe(error))))
+            return 1
+        if asked.plain:
+            answer_only(adapter, channel)
+        else:
+            Engine(adapter, channel).run()
+    except HostGone:
+        return 0
+    except AdapterBroken:
+        # The host was told.
+        return 1
+    return 0
