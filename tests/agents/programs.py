@@ -136,6 +136,10 @@ def node_for(package: Package) -> str:
     return str(ensure(NODE) / "node_modules" / NODE.npm / "bin/node")
 
 
+def _has_node(package: Package) -> bool:
+    return _system_node()[1] >= package.node or _good(NODE)
+
+
 def ensure(package: Package) -> Path:
     """Its folder, installed if it was not. Whole or not at all, by one process at a time. Raises
     ProgramsUnavailable."""
@@ -457,6 +461,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """Install what tests need; exit status 1 where something could not be had."""
     parser = argparse.ArgumentParser(prog="python -m tests.agents.programs", description=__doc__)
     parser.add_argument("--all", action="store_true", help="those that CI does not run, too")
+    parser.add_argument(
+        "--check", action="store_true", help="install nothing: exit status 1 if some are missing"
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(PACKAGES))
     options = parser.parse_args(words)
     unknown = set(options.names) - set(PACKAGES)
@@ -467,6 +474,9 @@ def main(words: Sequence[str] | None = None) -> int:
         for one in PACKAGES.values()
         if (one.name in options.names if options.names else one.ci or options.all)
     ]
+
+    if options.check:
+        return 0 if all(_good(one) and _has_node(one) for one in chosen) else 1
 
     def have(package: Package) -> str:
         began = time.monotonic()

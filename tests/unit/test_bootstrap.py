@@ -64,6 +64,10 @@ case "$*" in
             die) kill -KILL $PPID ;;
             wait) read -r _ <"$STUB_FIFO" ;;
         esac ;;
+    "-m tests.agents.programs"*)
+        [[ ${STUB_AGENTS:-there} == there ]] && exit
+        [[ $* != *--check* && $STUB_AGENTS == missing ]] && exit
+        echo "claude: npm found no network" >&2; exit 1 ;;
     "-m pytest"*) echo "pytest ran; oracle: ${SESSIOND_TEST_NO_ORACLE:-there}" ;;
 esac
 """
@@ -388,6 +392,50 @@ def test_root_gets_missing_programs_installed(checkout: Checkout) -> None:
     assert checkout.calls("apt-get") == [
         "apt-get update -q",
         "apt-get install -q --yes --no-install-recommends tmux htop",
+    ]
+
+
+# --- the agent programs ---------------------------------------------------------------------------
+
+
+def test_agent_programs_are_fetched_where_they_are_missing(checkout: Checkout) -> None:
+    run = checkout.run("test", STUB_AGENTS="missing")
+    assert_fine(run)
+    assert "fetching those that adapters are tested with" in run.stdout
+    assert [call.split(" ")[2:] for call in checkout.calls("programs")] == [
+        ["tests.agents.programs", "--check"],
+        ["tests.agents.programs"],
+    ]
+    run = checkout.run("test", "tests/agents", "--all-agents")
+    assert_fine(run)
+    assert "fetching" not in run.stdout
+    assert [call.split(" ")[3:] for call in checkout.calls("programs")] == [["--check", "--all"]]
+
+
+@pytest.mark.parametrize("arguments", [("test", "tests/unit", "-k", "house"), ("bench",), ("demo",)])
+def test_agent_programs_are_not_fetched_for_what_does_not_run_them(
+    checkout: Checkout, arguments: Sequence[str]
+) -> None:
+    assert_fine(checkout.run(*arguments, STUB_AGENTS="missing"))
+    assert checkout.calls("programs") == []
+
+
+def test_without_agent_programs_the_tests_run_and_in_ci_they_are_a_must(checkout: Checkout) -> None:
+    run = checkout.run("test", STUB_AGENTS="refused")
+    assert_fine(run)
+    assert "claude: npm found no network; what needs them is skipped" in run.stdout
+    run = checkout.run("test", STUB_AGENTS="refused", CI="true")
+    assert run.returncode == 1
+    assert "agent programs cannot be had: claude: npm found no network" in run.stderr
+    assert "pytest ran" not in run.stdout
+
+
+def test_root_gets_node_where_agent_programs_need_it(checkout: Checkout) -> None:
+    as_root(checkout)
+    assert_fine(checkout.run("test", STUB_AGENTS="missing", CI="true"))
+    assert checkout.calls("apt-get") == [
+        "apt-get update -q",
+        "apt-get install -q --yes --no-install-recommends nodejs npm",
     ]
 
 
