@@ -216,7 +216,12 @@ def _install(package: Package) -> None:
         if done.returncode:
             lines = (done.stderr or done.stdout).strip().splitlines()
             raise ProgramsUnavailable(f"npm could not install {package.npm}: " + " / ".join(lines[-6:]))
-        (draft / _STAMP).write_text(json.dumps(_facts(package, draft)))
+        facts = _facts(package, draft)
+        if facts["version"] != package.version:
+            raise ProgramsUnavailable(
+                f"npm installed {facts['version']} of {package.npm}: not what was asked for"
+            )
+        (draft / _STAMP).write_text(json.dumps(facts))
         draft.rename(final)
     except (OSError, KeyError, ValueError) as error:
         raise ProgramsUnavailable(f"{package.npm} cannot be installed: {error}") from error
