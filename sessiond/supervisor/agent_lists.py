@@ -58,10 +58,13 @@ class AgentLists:
         async with self._calls.daemon(session) as daemon:
             if daemon is None:
                 agents = await self._at_rest.listing(self._directory.get(session), request)
-                return pb.ListAgentsResponse(agents=agents)
+                response = pb.ListAgentsResponse(agents=agents)
+                self._tell_activities(session, response.agents)
+                return response
             answer = await _asked(daemon, "ListAgents", session, request, timeout=timeout, effect=False)
         response = pb.ListAgentsResponse.FromString(answer)
         self._name(session, response.agents)
+        self._tell_activities(session, response.agents)
         return response
 
     async def _list_many(self, request: pb.ListAgentsRequest) -> pb.ListAgentsResponse:
@@ -201,6 +204,13 @@ class AgentLists:
         name = self._directory.get(session).identity.name
         for agent in agents:
             agent.session_name = name
+
+    def _tell_activities(self, session: str, agents: Iterable[pb.Agent]) -> None:
+        """Say beside the state what adapters tell that agents do."""
+        activities = self._calls.activities(session)
+        if activities:
+            for agent in agents:
+                agent.activity = activities.get(agent.id, agent.activity)
 
     def _unanswered(self, session: str, error: SessiondError) -> pb.Unanswered:
         name = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -62,6 +62,14 @@ _ENDED = {
 }
 
 
+# What agents of a session do beside their state, by their id, as far as adapters tell.
+Activities = Callable[[str], Mapping[str, str]]
+
+
+def _no_activities(session: str) -> Mapping[str, str]:
+    return {}
+
+
 class AgentCalls:
     """Calls about one agent each, as bytes."""
 
@@ -71,6 +79,7 @@ class AgentCalls:
         daemons: Daemons,
         at_rest: AtRest,
         *,
+        activities: Activities = _no_activities,
         patience: float = PATIENCE,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -78,6 +87,7 @@ class AgentCalls:
         self._daemons = daemons
         self._at_rest = at_rest
         self._patience = patience
+        self.activities = activities
         self._now = now
 
     @asynccontextmanager
@@ -124,7 +134,8 @@ class AgentCalls:
         for repeats in range(0 if method.effect else _REPEATS, -1, -1):
             async with self.daemon(session) as daemon:
                 if daemon is None:
-                    return await self._rest(name, session, request)
+                    answer = await self._rest(name, session, request)
+                    return answer + self._doing(session, answer) if name == "GetAgent" else answer
                 spent = asyncio.get_running_loop().time() - began
                 left = None if timeout is None else max(0.0, timeout - spent)
                 try:
@@ -140,6 +151,8 @@ class AgentCalls:
                     break
         if method.use:
             self._directory.touch(session, self._now())
+        if name == "GetAgent":
+            answer += self._doing(session, answer)
         return answer + self._named(session) if method.names else answer
 
     async def _rest(self, name: str, session: str, request: Any) -> bytes:
@@ -153,6 +166,16 @@ class AgentCalls:
         """What an answer's agent lacks, to be put behind it: an embedded message may come in pieces."""
         agent = pb.Agent(session_name=self._directory.get(session).identity.name)
         return pb.GetAgentResponse(agent=agent).SerializeToString()
+
+    def _doing(self, session: str, answer: bytes) -> bytes:
+        """What an adapter tells of the agent in an answer, to be put behind it."""
+        # Most agents are no program that an adapter knows: their answers are not read.
+        activities = self.activities(session)
+        if not activities:
+            return b""
+        agent = pb.GetAgentResponse.FromString(answer).agent
+        doing = pb.Agent(activity=activities.get(agent.id, ""))
+        return pb.GetAgentResponse(agent=doing).SerializeToString()
 
     # ---- streams
 

@@ -6,18 +6,21 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from grpc_health.v1 import health
 
+from sessiond.adapters import ADAPTERS
 from sessiond.config import Settings
 from sessiond.errors import SessiondError
 from sessiond.model.identity import SessionType
 from sessiond.paths import Paths
 from sessiond.ports import AgentUnits, InitSystem, Screen
+from sessiond.ports.discovery import Finder
 from sessiond.rpc._generated.v1 import (
     discovery_pb2_grpc,
     events_pb2_grpc,
@@ -32,6 +35,10 @@ from sessiond.supervisor.agents import AgentCalls
 from sessiond.supervisor.at_rest import AtRest, UnitsOf
 from sessiond.supervisor.changes import Changes, Defaults
 from sessiond.supervisor.directory import Directory
+from sessiond.supervisor.discovered.asking import asking
+from sessiond.supervisor.discovered.known import Discovered, Rules
+from sessiond.supervisor.discovered.naming import Names
+from sessiond.supervisor.discovered.overlays import Overlays
 from sessiond.supervisor.events import EventLog
 from sessiond.supervisor.forwarding import Daemons
 from sessiond.supervisor.lifecycle import DaemonRules, Lifecycle
@@ -67,6 +74,7 @@ class Parts:
     registry: Registry
     directory: Directory
     lifecycle: Lifecycle
+    discovered: Discovered
     server: Server
     health: health.aio.HealthServicer
 
@@ -74,6 +82,7 @@ class Parts:
         """Read the disk, the store, and the init system's first answer: then listings are whole."""
         await self.registry.load(self.settings.discovery.roots)
         await self.directory.load()
+        await self.discovered.load()
         try:
             async with asyncio.timeout(_FIRST_ANSWER):
                 await self.mirror.answered.wait()
@@ -136,9 +145,10 @@ async def build(
     init: InitSystem,
     mirror: Mirror,
     units: UnitsOf | None = None,
+    make_finder: Callable[[], Finder] | None = None,
 ) -> Parts:
     """Make the parts; what must be closed is closed by the stack. ``units`` is how units of a session's
-    agents are asked for."""
+    agents are asked for, ``make_finder`` makes what runs adapters when it is first needed."""
     store = await SqliteStore.open(paths.database)
     stack.push_async_callback(store.close)
     events = EventLog(settings.events.history, settings.events.reader_buffer)
@@ -159,24 +169,49 @@ async def build(
         registry, directory, lifecycle, init, events, at_rest, defaults, settings.discovery.roots
     )
     server = Server(paths.socket)
+    discovered = Discovered(
+        make_finder or (lambda: _finder(settings)),
+        _adapter_rules(settings),
+        Overlays(store),
+        Names(paths, lambda session: directory.get(session).identity.name),
+        directory.resolve,
+        asking(lambda: calls),
+    )
+    daemons = Daemons(paths.session_socket)
+    stack.push_async_callback(daemons.close)
+    stack.push_async_callback(discovered.close)
+    calls = AgentCalls(directory, daemons, at_rest, activities=discovered.activities)
     sessions_pb2_grpc.add_SessionsServiceServicer_to_server(
         SessionsService(directory, lifecycle, changes, init), server.grpc
     )
     discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server(
-        DiscoveryService(registry, directory, settings.discovery.roots), server.grpc
+        DiscoveryService(registry, directory, settings.discovery.roots, discovered), server.grpc
     )
     events_pb2_grpc.add_EventsServiceServicer_to_server(EventsService(events, directory), server.grpc)
     system_pb2_grpc.add_SystemServiceServicer_to_server(
-        SystemService(paths, directory, mirror, init, store, lambda: _examine(paths, settings)),
+        SystemService(paths, directory, mirror, init, store, lambda: _examine(paths, settings, discovered)),
         server.grpc,
     )
-    daemons = Daemons(paths.session_socket)
-    stack.push_async_callback(daemons.close)
-    calls = AgentCalls(directory, daemons, at_rest)
     AgentsService(calls, AgentLists(directory, calls, at_rest)).add_to(server.grpc)
     servicer = add_health(server)
     enable_reflection(server.grpc, [*_SERVICES, SERVICE_NAME])
-    return Parts(settings, mirror, registry, directory, lifecycle, server, servicer)
+    return Parts(settings, mirror, registry, directory, lifecycle, discovered, server, servicer)
+
+
+def _adapter_rules(settings: Settings) -> Rules:
+    disabled = settings.adapters.disabled
+    return Rules(
+        adapters=[name for name in ADAPTERS if name not in disabled],
+        disabled=[name for name in ADAPTERS if name in disabled],
+        keep=timedelta(days=settings.adapters.keep_days),
+    )
+
+
+def _finder(settings: Settings) -> Finder:
+    # Loaded when it is called: most supervisors are never asked for conversations.
+    from sessiond.discovery.host import ProcessFinder
+
+    return ProcessFinder(_adapter_rules(settings).adapters, settings.adapters.deadline)
 
 
 def _units(session: str) -> AgentUnits:
@@ -206,11 +241,13 @@ class _LateEmulator:
         return make_screen
 
 
-def _examine(paths: Paths, settings: Settings) -> list[CheckRow]:
+def _examine(paths: Paths, settings: Settings, discovered: Discovered) -> list[CheckRow]:
     # Loaded when it is called: it is large, and most supervisors never need it.
     from sessiond.doctor import checks
+    from sessiond.doctor.agent_files import agent_files
 
-    return checks(paths, os.environ, settings)
+    problems = [one.problem for one in discovered.troubles()]
+    return [*checks(paths, os.environ, settings), agent_files(problems, looked=discovered.running)]
 
 
 def launch_program(paths: Paths) -> tuple[str, ...]:

@@ -1,26 +1,48 @@
-"""DiscoveryService: workspaces on disk over gRPC."""
+"""DiscoveryService: workspaces and agents' conversations over gRPC."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 from sessiond.errors import InvalidArgument
+from sessiond.model.conversation import AgentSession, Choice, Trouble
 from sessiond.rpc._generated.v1 import discovery_pb2 as pb
 from sessiond.rpc._generated.v1 import discovery_pb2_grpc
 from sessiond.rpc.codec import session_to_wire
+from sessiond.rpc.discovery_codec import (
+    adapter_to_wire,
+    agent_session_to_wire,
+    choice_from_wire,
+    message_to_wire,
+    problem_to_wire,
+    trouble_to_wire,
+)
 from sessiond.supervisor.directory import Directory, Filter
+from sessiond.supervisor.discovered.candidates import candidates
+from sessiond.supervisor.discovered.editing import Edit, editing
+from sessiond.supervisor.discovered.known import Discovered
+from sessiond.supervisor.discovered.watching import Change, Current
 from sessiond.supervisor.registry import Registry
+
+_TAIL, _TAIL_MAX = 20, 1_000
 
 
 class DiscoveryService(discovery_pb2_grpc.DiscoveryServiceServicer):
     """Parses, makes one call, replies."""
 
-    def __init__(self, registry: Registry, directory: Directory, roots: Sequence[Path]) -> None:
+    def __init__(
+        self, registry: Registry, directory: Directory, roots: Sequence[Path], discovered: Discovered
+    ) -> None:
         self._registry = registry
         self._directory = directory
         self._roots = roots
+        self._discovered = discovered
+
+    # ---- workspaces
 
     async def ScanWorkspaces(
         self, request: pb.ScanWorkspacesRequest, context: Any
@@ -34,11 +56,109 @@ class DiscoveryService(discovery_pb2_grpc.DiscoveryServiceServicer):
         found = await self._registry.scan(roots, explicit=bool(request.paths))
         places = {path for path, _ in found.workspaces}
         rows = [row for row in self._directory.list(Filter(archived=True)) if row.path in places]
+        await self._discovered.ready()
+        ran = await asyncio.to_thread(
+            candidates,
+            found.candidates,
+            self._discovered.folders(),
+            self._registry.folders(),
+            found.roots if request.paths else None,
+        )
         return pb.ScanWorkspacesResponse(
             sessions=map(session_to_wire, rows),
-            candidates=[pb.Candidate(path=str(one.path), markers=one.markers) for one in found.candidates],
+            candidates=[
+                pb.Candidate(path=str(one.path), markers=one.markers, agent_sessions=one.agent_sessions)
+                for one in ran
+            ],
             skipped=[
                 pb.Skipped(path=str(one.path), code=one.code, reason=one.reason) for one in found.skipped
             ],
             roots=map(str, roots),
         )
+
+    # ---- conversations
+
+    async def ListAgentSessions(
+        self, request: pb.ListAgentSessionsRequest, context: Any
+    ) -> pb.ListAgentSessionsResponse:
+        choice = self._choice(request.filter)
+        page = await self._discovered.listing(
+            choice, request.page_size, request.page_token, refresh=request.refresh
+        )
+        return pb.ListAgentSessionsResponse(
+            agent_sessions=map(agent_session_to_wire, page.rows),
+            next_page_token=page.token,
+            total=page.total,
+            problems=map(trouble_to_wire, self._discovered.troubles(choice.adapters)),
+        )
+
+    async def GetAgentSession(
+        self, request: pb.GetAgentSessionRequest, context: Any
+    ) -> pb.GetAgentSessionResponse:
+        row = await self._discovered.get(request.agent_session)
+        return pb.GetAgentSessionResponse(agent_session=agent_session_to_wire(row))
+
+    async def ReadTranscript(
+        self, request: pb.ReadTranscriptRequest, context: Any
+    ) -> pb.ReadTranscriptResponse:
+        row = await self._discovered.find(request.agent_session)
+        told = await self._discovered.transcript(row, min(request.tail or _TAIL, _TAIL_MAX))
+        [named] = await self._discovered.names.named([row])
+        return pb.ReadTranscriptResponse(
+            agent_session=agent_session_to_wire(named),
+            messages=map(message_to_wire, told.messages),
+            has_more=told.has_more,
+            problems=map(problem_to_wire, told.problems),
+        )
+
+    async def WatchAgentSessions(
+        self, request: pb.WatchAgentSessionsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchAgentSessionsResponse]:
+        async with aclosing(self._discovered.follow(self._choice(request.filter))) as changes:
+            async for change in changes:
+                yield _change_to_wire(change)
+
+    async def LabelAgentSession(
+        self, request: pb.LabelAgentSessionRequest, context: Any
+    ) -> pb.LabelAgentSessionResponse:
+        change = editing(
+            Edit(
+                set_labels=dict(request.set_labels),
+                remove_labels=list(request.remove_labels),
+                set_annotations=dict(request.set_annotations),
+                remove_annotations=list(request.remove_annotations),
+                group=request.group if request.HasField("group") else None,
+            )
+        )
+        row = await self._discovered.find(request.agent_session)
+        changed = await self._discovered.edit(row, change)
+        return pb.LabelAgentSessionResponse(agent_session=agent_session_to_wire(changed))
+
+    # ---- adapters
+
+    async def ProbeAdapters(self, request: pb.ProbeAdaptersRequest, context: Any) -> pb.ProbeAdaptersResponse:
+        response = pb.ProbeAdaptersResponse()
+        for probe, disabled in await self._discovered.probe(request.adapters, request.search_path):
+            known, live = self._discovered.count(probe.adapter)
+            troubles = self._discovered.troubles([probe.adapter])
+            response.adapters.append(
+                adapter_to_wire(probe, known=known, live=live, disabled=disabled, troubles=troubles)
+            )
+        return response
+
+    def _choice(self, message: pb.AgentSessionFilter) -> Choice:
+        session = self._directory.resolve(message.session) if message.session else ""
+        return choice_from_wire(message, session)
+
+
+def _change_to_wire(change: Change) -> pb.WatchAgentSessionsResponse:
+    match change:
+        case AgentSession():
+            return pb.WatchAgentSessionsResponse(agent_session=agent_session_to_wire(change))
+        case Trouble():
+            return pb.WatchAgentSessionsResponse(problem=trouble_to_wire(change))
+        case Current():
+            return pb.WatchAgentSessionsResponse(current=pb.AgentSessionsCurrent())
+    adapter, conversation = change.key
+    removed = pb.AgentSessionRemoved(adapter=adapter, id=conversation)
+    return pb.WatchAgentSessionsResponse(removed=removed)

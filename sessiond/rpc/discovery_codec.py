@@ -1,0 +1,190 @@
+"""Between messages and the model of conversations: nothing else knows both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import cast
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from sessiond.errors import InvalidArgument
+from sessiond.model.agent_session import AgentSessionStatus, Message, Probe, Problem, ToolUse
+from sessiond.model.conversation import AgentSession, Choice, Trouble
+from sessiond.model.identity import check_key
+from sessiond.rpc._generated.v1 import discovery_pb2 as pb
+from sessiond.rpc.agent_codec import text
+from sessiond.rpc.codec import timestamp
+
+_STATUS_TO_WIRE = {
+    one: cast("pb.AgentSessionStatus", pb.AgentSessionStatus.Value(f"AGENT_SESSION_STATUS_{one.name}"))
+    for one in AgentSessionStatus
+}
+_STATUS_FROM_WIRE: dict[int, AgentSessionStatus] = {number: one for one, number in _STATUS_TO_WIRE.items()}
+_U32, _U64 = 2**32, 2**64
+_PROMPT_MAX = 200
+
+
+def agent_session_to_wire(one: AgentSession) -> pb.AgentSession:
+    """One row."""
+    found, overlay = one.found, one.overlay
+    message = pb.AgentSession(
+        id=text(found.id),
+        adapter=found.adapter,
+        status=_STATUS_TO_WIRE[one.status],
+        reason=text(found.life.reason),
+        activity=text(one.activity),
+        cwd=text(one.cwd),
+        model=text(found.model),
+        title=text(found.title),
+        first_prompt=text(found.first_prompt or _shortened(overlay.prompt)),
+        last_prompt=text(found.last_prompt),
+        parent=text(found.parent),
+        native={text(key): text(value) for key, value in found.native.items()},
+        session=one.session,
+        session_name=one.session_name,
+        agent=one.agent,
+        agent_name=one.agent_name,
+        labels=overlay.labels,
+        annotations=overlay.annotations,
+        group=overlay.group,
+        age_ms=max(0, int(one.age * 1000)),
+        stale=one.stale,
+    )
+    _set_time(message.started_at, found.started_at or (overlay.launched_at if one.pending else None))
+    _set_time(message.updated_at, found.updated_at)
+    _set_time(message.launched_at, overlay.launched_at)
+    if not one.status.live:
+        _set_time(message.ended_at, found.ended_at)
+    # What a program wrote may be no number of that size.
+    if (pid := found.life.pid) is not None and 0 < pid < _U32:
+        message.pid = pid
+    if found.tokens_in is not None and 0 <= found.tokens_in < _U64:
+        message.tokens_in = found.tokens_in
+    if found.tokens_out is not None and 0 <= found.tokens_out < _U64:
+        message.tokens_out = found.tokens_out
+    if found.cost_usd is not None:
+        message.cost_usd = found.cost_usd
+    return message
+
+
+def choice_from_wire(message: pb.AgentSessionFilter, session: str) -> Choice:
+    """Which are meant; ``session`` is the id of the session that it names, or empty.
+
+    Raises InvalidArgument `status_invalid`, `path_invalid`, `label_invalid`, `time_invalid`.
+    """
+    for key in (*message.labels, *message.label_keys):
+        check_key(key)
+    return Choice(
+        adapters=frozenset(message.adapters),
+        statuses=_statuses(message.statuses),
+        cwd=_folder(message.cwd),
+        labels=dict(message.labels),
+        label_keys=frozenset(message.label_keys),
+        group=message.group,
+        since=_moment(message.since) if message.HasField("since") else None,
+        session=session,
+        stopped=message.include_stopped,
+    )
+
+
+def trouble_to_wire(trouble: Trouble) -> pb.AdapterProblem:
+    """A problem, and since when it is there."""
+    message = problem_to_wire(trouble.problem)
+    message.since.CopyFrom(timestamp(trouble.since))
+    return message
+
+
+def problem_to_wire(problem: Problem) -> pb.AdapterProblem:
+    """A problem of this moment."""
+    return pb.AdapterProblem(
+        adapter=problem.adapter, path=text(problem.path), code=problem.code, reason=text(problem.reason)
+    )
+
+
+def message_to_wire(one: Message) -> pb.TranscriptMessage:
+    """One message of a conversation."""
+    message = pb.TranscriptMessage(
+        role=one.role,
+        text=text(one.text),
+        thinking=text(one.thinking),
+        tools=map(_tool_to_wire, one.tools),
+        model=text(one.model),
+        cut=one.cut,
+    )
+    _set_time(message.time, one.time)
+    if one.tokens_in is not None and 0 <= one.tokens_in < _U64:
+        message.tokens_in = one.tokens_in
+    if one.tokens_out is not None and 0 <= one.tokens_out < _U64:
+        message.tokens_out = one.tokens_out
+    return message
+
+
+def adapter_to_wire(
+    probe: Probe, *, known: int, live: int, disabled: bool, troubles: Sequence[Trouble]
+) -> pb.Adapter:
+    """An adapter: what was found of its program, and how many conversations are known."""
+    return pb.Adapter(
+        name=probe.adapter,
+        title=probe.title,
+        installed=probe.installed,
+        path=text(probe.path),
+        version=text(probe.version),
+        verified=probe.verified,
+        abilities=probe.abilities,
+        places=map(text, probe.places),
+        agent_sessions=known,
+        live=live,
+        disabled=disabled,
+        problems=map(trouble_to_wire, troubles),
+    )
+
+
+def _tool_to_wire(one: ToolUse) -> pb.ToolUse:
+    return pb.ToolUse(
+        id=text(one.id), name=text(one.name), content=text(one.content), result=one.result, failed=one.failed
+    )
+
+
+def _statuses(numbers: Iterable[int]) -> frozenset[AgentSessionStatus]:
+    named = [number for number in numbers if number != pb.AGENT_SESSION_STATUS_UNSPECIFIED]
+    try:
+        return frozenset(_STATUS_FROM_WIRE[number] for number in named)
+    except KeyError as error:
+        raise InvalidArgument(
+            "status_invalid",
+            f"no status of agent sessions has the number {error.args[0]}",
+            hint="statuses: " + ", ".join(AgentSessionStatus),
+        ) from error
+
+
+def _folder(path: str) -> str:
+    if not path:
+        return ""
+    if not path.startswith("/") or "\0" in path:
+        raise InvalidArgument(
+            "path_invalid",
+            f"not an absolute path: {path[:200]!r}",
+            hint="give the absolute path of a folder",
+            fields={"path": path[:200]},
+        )
+    # Two leading slashes mean something of their own to POSIX, and nothing to people.
+    return "/" + os.path.normpath(path).lstrip("/")
+
+
+def _moment(when: Timestamp) -> datetime:
+    try:
+        return when.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument("time_invalid", f"no moment that can be: {error}") from error
+
+
+def _set_time(target: Timestamp, when: datetime | None) -> None:
+    if when is not None:
+        target.CopyFrom(timestamp(when))
+
+
+def _shortened(prompt: str) -> str:
+    line = " ".join(prompt.split())
+    return line if len(line) <= _PROMPT_MAX else line[: _PROMPT_MAX - 1] + "…"

@@ -1,0 +1,467 @@
+"""All conversations of the machine, as the supervisor knows them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from sessiond.aio import Pulse, unbroken
+from sessiond.errors import InvalidArgument, NotFound, SessiondError, TimedOut, Unreachable
+from sessiond.model.agent_session import AgentSessionStatus, Found, Key, Overlay, Probe, Problem, Transcript
+from sessiond.model.conversation import AgentSession, Choice, Trouble, pending_mark
+from sessiond.ports.discovery import Checked, Finder, FinderEvent, Problems
+from sessiond.supervisor.discovered.asking import AgentLives, Ask
+from sessiond.supervisor.discovered.background import Background
+from sessiond.supervisor.discovered.choosing import Chooser
+from sessiond.supervisor.discovered.merging import Views
+from sessiond.supervisor.discovered.naming import Names
+from sessiond.supervisor.discovered.overlays import Overlays, owners
+from sessiond.supervisor.discovered.paging import Page, Pages
+from sessiond.supervisor.discovered.rows import Told
+from sessiond.supervisor.discovered.tending import Tender, merged
+from sessiond.supervisor.discovered.watching import BOUND, Change, Watchers
+
+log = logging.getLogger(__name__)
+
+# An answer from rows that were last held against processes longer ago has them looked at behind it.
+FRESH = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """``adapters`` are those that are used, ``disabled`` those that a setting switched off; ``keep`` is how
+    long an overlay outlives its conversation."""
+
+    adapters: Sequence[str]
+    disabled: Sequence[str] = ()
+    keep: timedelta = timedelta(days=30)
+    bound: int = BOUND
+
+
+class Discovered:
+    """The facade: lists, gets, follows and keeps. The finder is made at the first question; before it nothing
+    runs."""
+
+    def __init__(
+        self,
+        make_finder: Callable[[], Finder],
+        rules: Rules,
+        overlays: Overlays,
+        names: Names,
+        resolve: Callable[[str], str],
+        ask: Ask,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """``resolve`` tells the id of the session that a word means; ``ask`` whether an agent lives."""
+        self._make_finder = make_finder
+        self._rules = rules
+        self._overlays = overlays
+        self._told = Told(rules.adapters, clock=clock, now=now)
+        self._lives = AgentLives(ask)
+        self._tender = Tender(self._told, overlays, keep=rules.keep, now=now)
+        self._views = Views(self._told, overlays, names, self._lives.known)
+        self._pages = Pages(self._views.get)
+        self._watchers = Watchers(self._views.get, rules.bound)
+        self._chooser = Chooser(self._views, names, rules.adapters, resolve)
+        self._clock = clock
+        self._finder: Finder | None = None
+        self._owned: dict[str, dict[str, str]] = {}
+        self._looking: set[str] = set()
+        self._agents_looked: float | None = None
+        self._dirty: set[str] = set()
+        self._whole: set[str] = set()
+        self._untended = asyncio.Event()
+        self._closed = False
+        self._began: list[Callable[[], None]] = []
+        self.names = names
+        self.background = Background()
+        # Fired whenever something that is known became another.
+        self.changed = Pulse()
+
+    async def load(self) -> None:
+        """Read what is kept."""
+        await self._overlays.load()
+
+    async def close(self) -> None:
+        """End the finder and all that runs beside it; idempotent."""
+        self._closed = True
+        finder, self._finder = self._finder, None
+        await self.background.close()
+        if finder is not None:
+            await finder.close()
+
+    # ---- the finder
+
+    @property
+    def finder(self) -> Finder:
+        """Who runs the adapters; started where it does not run yet. Raises Unreachable `finder_closed`."""
+        if self._closed:
+            raise Unreachable("finder_closed", "the supervisor ends", hint="try again in a moment")
+        if self._finder is None:
+            self._finder = self._make_finder()
+            self._owned = {}
+            self.background.start(self._follow(self._finder), "conversations found")
+            self.background.start(self._tend(self._finder), "what is kept beside conversations")
+            for begun in self._began:
+                begun()
+        return self._finder
+
+    @property
+    def running(self) -> bool:
+        """Whether the finder was started."""
+        return self._finder is not None
+
+    def when_started(self, begun: Callable[[], None]) -> None:
+        """Have this called each time the finder starts."""
+        self._began.append(begun)
+
+    async def ready(self, adapters: Collection[str] = ()) -> None:
+        """Return once each of these adapters (none: all) has told what it finds, or that it cannot."""
+        _ = self.finder
+        wanted = [one for one in self._rules.adapters if not adapters or one in adapters]
+        await self.changed.until(lambda: all(map(self._told.answered, wanted)) or None)
+        unfound = (one for adapter in wanted for one in self._views.unfound(adapter))
+        if any(one.mark not in self._lives.known for one in unfound):
+            await self.look_at_agents()
+
+    async def _follow(self, finder: Finder) -> None:
+        """Take in what is found, for as long as it is."""
+        reason = "the finder ended"
+        try:
+            # Known before the first look, so that it tells who lives.
+            await self._tell_owners(finder)
+            async for event in finder.watch():
+                self.take(event)
+        except Exception as error:
+            reason = f"the finder failed: {error}"
+            raise
+        finally:
+            if self._finder is finder:
+                self._lost(reason)
+                await finder.close()
+
+    def _lost(self, reason: str) -> None:
+        """Nobody tells anything any more: the last answers stay, and the next question starts anew."""
+        self._finder = None
+        for adapter in self._rules.adapters:
+            self.take(Problems(adapter, [Problem(adapter, "adapter_failed", reason)]))
+        self._untended.set()
+
+    def take(self, event: FinderEvent) -> None:
+        """Put in what was found. Never waits."""
+        news = self._told.take(event)
+        if self._tender.note(news):
+            self._dirty.add(news.adapter)
+            if news.whole:
+                self._whole.add(news.adapter)
+            self._untended.set()
+        self._watchers.changed([*(one.key for one in news.changed), *news.gone])
+        for one in news.changed:
+            # What was shown as waiting for its id is shown as this from now on.
+            if one.life.mark and (kept := self._overlays.pending_of(one.adapter, one.life.mark)):
+                self._watchers.changed([kept.key])
+        mended = [Trouble(replace(one, code="", reason=""), self._told.now()) for one in news.mended]
+        self._watchers.tell([*news.troubles, *mended])
+        if not isinstance(event, Checked):
+            self.changed.fire()
+
+    # ---- behind the answers
+
+    async def _tend(self, finder: Finder) -> None:
+        """Keep overlays in step with what is found, and the finder with them."""
+        while self._finder is finder:
+            self._untended.clear()
+            adapters, self._dirty = self._dirty, set()
+            whole, self._whole = self._whole, set()
+            await self.look_at_agents()
+            missing = {
+                one.key
+                for adapter in whole
+                for one in self._overlays.of(adapter)
+                if (life := self._lives.known.get(one.mark)) is not None and life.alive is False
+            }
+            before = set(self._overlays.all)
+            if await self._tender.tend(adapters, whole, missing):
+                self._watchers.changed(before | set(self._overlays.all))
+                self.changed.fire()
+            await self._tell_owners(finder)
+            await self._untended.wait()
+
+    async def look_at_agents(self) -> None:
+        """Ask whether the agents live whose conversation no adapter tells of."""
+        self._agents_looked = self._clock()
+        unfound = [
+            one
+            for adapter in self._rules.adapters
+            if self._told.answered(adapter)
+            for one in self._views.unfound(adapter)
+        ]
+        before = dict(self._lives.known)
+        await self._lives.look(one.mark for one in unfound)
+        if self._lives.known != before:
+            self._watchers.changed(one.key for one in unfound)
+            self.changed.fire()
+
+    async def _tell_owners(self, finder: Finder) -> None:
+        """Tell the finder which of our agents have which conversation open."""
+        wanted = owners(self._overlays.all.values())
+        fresh = {
+            adapter: agents
+            for adapter in self._rules.adapters
+            if (agents := wanted.get(adapter, {})) != self._owned.get(adapter, {})
+        }
+        # Side by side: one that hangs is waited for by nobody else.
+        await asyncio.gather(*(self._tell_owner(finder, *one) for one in fresh.items()))
+
+    async def _tell_owner(self, finder: Finder, adapter: str, agents: dict[str, str]) -> None:
+        try:
+            await finder.own(adapter, agents)
+        except SessiondError as error:
+            log.warning("%s was not told which agents are ours: %s", adapter, error.message)
+        else:
+            self._owned[adapter] = agents
+
+    def _revalidate(self, adapters: Collection[str]) -> None:
+        """Have processes looked at behind an answer that was not of this moment."""
+        for adapter in self._rules.adapters:
+            if adapters and adapter not in adapters:
+                continue
+            if adapter not in self._looking and self._told.age(adapter) > FRESH:
+                self._looking.add(adapter)
+                self.background.start(self._look(adapter), f"look for processes of {adapter}")
+        if self._agents_looked is not None and self._clock() - self._agents_looked > FRESH:
+            self._untended.set()
+
+    async def _look(self, adapter: str) -> None:
+        try:
+            await self.finder.look(adapter)
+        finally:
+            self._looking.discard(adapter)
+
+    # ---- answers
+
+    def check(self, adapters: Iterable[str]) -> None:
+        """Raise InvalidArgument `adapter_unknown` for a name that is no adapter's."""
+        known = [*self._rules.adapters, *self._rules.disabled]
+        for adapter in adapters:
+            if adapter not in known:
+                raise InvalidArgument(
+                    "adapter_unknown",
+                    f"there is no adapter {adapter[:80]!r}",
+                    hint=f"there are {', '.join(known)}",
+                    fields={"adapter": adapter[:80]},
+                )
+
+    async def listing(self, choice: Choice, size: int = 0, token: str = "", *, refresh: bool = False) -> Page:
+        """Those that are meant, the latest first. Raises InvalidArgument `adapter_unknown`,
+        `page_token_invalid`."""
+        self.check(choice.adapters)
+        await self.ready(choice.adapters)
+        if refresh:
+            await self.refresh(choice.adapters)
+        rows = self._sorted(choice)
+        page = self._pages.next(choice, rows, size, token) if token else self._pages.first(choice, rows, size)
+        named = await self.names.named(page.rows)
+        self._revalidate(choice.adapters)
+        return replace(page, rows=named)
+
+    async def refresh(self, adapters: Collection[str] = ()) -> None:
+        """Look at all files and processes of these (none: of all) anew."""
+        wanted = [one for one in self._rules.adapters if not adapters or one in adapters]
+        await self.finder.refresh(wanted)
+        await self.look_at_agents()
+
+    def _sorted(self, choice: Choice) -> list[AgentSession]:
+        stopped = choice.stopped or AgentSessionStatus.STOPPED in choice.statuses
+        rows = [row for row in self._views.all(choice.adapters, stopped=stopped) if choice.takes(row)]
+        rows.sort(key=lambda row: row.order, reverse=True)
+        return rows
+
+    async def find(self, word: str) -> AgentSession:
+        """The one that a word means, as it is known. Raises NotFound `agent_session_not_found`,
+        InvalidArgument `agent_session_ambiguous`, `agent_session_missing`."""
+        await self.ready()
+        try:
+            return await self._chooser.find(word)
+        except NotFound:
+            key = self._chooser.key(word)
+            found = await self._alive(key) if key is not None else None
+            if found is None:
+                raise
+            return self._views.join(found, age=0.0)
+
+    async def get(self, word: str) -> AgentSession:
+        """The one that a word means, looked at anew; where its adapter fails, its last good answer. Raises as
+        ``find``."""
+        row = await self.find(word)
+        known = self._views.get(row.key) is not None
+        [named] = await self.names.named([await self.anew(row) if known else row])
+        return named
+
+    async def anew(self, row: AgentSession) -> AgentSession:
+        """One looked at anew. Raises NotFound `agent_session_not_found`."""
+        if self._told.get(row.key) is None:
+            await self.look_at_agents()
+        else:
+            try:
+                found = await self.finder.is_alive(*row.key)
+            except (Unreachable, TimedOut) as error:
+                log.info("%s could not be asked: %s", row.found.adapter, error.message)
+                return replace(row, stale=True)
+            if found is not None:
+                return self._views.join(found, age=0.0)
+        now = self._views.get(row.key)
+        if now is None or self._told.get(row.key) is not None:
+            raise NotFound(
+                "agent_session_not_found",
+                f"there is no agent session {row.found.id} any more",
+                hint="sessionctl discovered -a",
+                fields={"agent_session": row.found.id},
+            )
+        return now
+
+    async def _alive(self, key: Key) -> Found | None:
+        try:
+            return await self.finder.is_alive(*key)
+        except SessiondError as error:
+            log.info("%s could not be asked: %s", key[0], error.message)
+            return None
+
+    async def transcript(self, row: AgentSession, tail: int) -> Transcript:
+        """The end of a conversation. Raises NotFound `transcript_missing`, Unreachable `adapter_failed`."""
+        if row.pending:
+            raise NotFound(
+                "transcript_missing",
+                "its program has not told its id yet",
+                hint="sessionctl logs shows what its agent printed",
+                fields={"agent_session": row.found.id},
+            )
+        return await self.finder.transcript(*row.key, tail)
+
+    async def follow(self, choice: Choice) -> AsyncGenerator[Change, None]:
+        """What is known of those that are meant, and every change. Raises InvalidArgument `adapter_unknown`,
+        Exhausted `watcher_too_slow`."""
+        self.check(choice.adapters)
+        await self.ready(choice.adapters)
+        stream = self._watchers.follow(choice, lambda: (self._sorted(choice), self.troubles(choice.adapters)))
+        try:
+            async for change in stream:
+                if isinstance(change, AgentSession):
+                    [named] = await self.names.named([change])
+                    yield named
+                else:
+                    yield change
+        finally:
+            await stream.aclose()
+
+    async def probe(self, adapters: Collection[str], search_path: str) -> list[tuple[Probe, bool]]:
+        """What is installed, in the adapters' order, and whether each is switched off."""
+        self.check(adapters)
+        used = [one for one in self._rules.adapters if not adapters or one in adapters]
+        probes: Sequence[Probe] = ()
+        if used:
+            await self.ready(used)
+            probes = await self.finder.probe(used, search_path)
+        off = [one for one in self._rules.disabled if not adapters or one in adapters]
+        return [(one, False) for one in probes] + [(Probe(one, one, installed=False), True) for one in off]
+
+    def count(self, adapter: str) -> tuple[int, int]:
+        """How many are known of an adapter, and how many of these live."""
+        rows = list(self._views.all([adapter]))
+        return len(rows), sum(row.status.live for row in rows)
+
+    def folders(self) -> Mapping[str, Mapping[str, int]]:
+        """Folders that conversations are in, and how many of each adapter."""
+        found: dict[str, dict[str, int]] = {}
+        for row in self._views.all():
+            if row.cwd:
+                counts = found.setdefault(row.cwd, {})
+                counts[row.found.adapter] = counts.get(row.found.adapter, 0) + 1
+        return found
+
+    def troubles(self, adapters: Collection[str] = ()) -> list[Trouble]:
+        """What is wrong with these adapters (none: with any). May be called from another thread."""
+        return [one for one in self._told.troubles if not adapters or one.problem.adapter in adapters]
+
+    def activities(self, session: str) -> Mapping[str, str]:
+        """What agents of a session do, by their id, as far as is known; starts the finder for the next
+        question where agents of it have conversations."""
+        if not self.running:
+            if any(one.session == session and one.agent for one in self._overlays.all.values()):
+                _ = self.finder
+            return {}
+        rows = [row for found in self._told.live() if (row := self._views.join(found)).session == session]
+        rows.sort(key=lambda row: (not self._told.spawned(row.found), row.order))
+        return {row.agent: row.activity for row in rows if row.activity}
+
+    # ---- what is kept
+
+    @property
+    def pending(self) -> Sequence[Overlay]:
+        """Overlays of what was launched here and has not told its id."""
+        return self._overlays.pending
+
+    def overlay(self, key: Key) -> Overlay | None:
+        """What is kept of one."""
+        return self._overlays.get(key)
+
+    def view(self, key: Key) -> AgentSession | None:
+        """One as it is known, by its key."""
+        return self._views.get(key)
+
+    @unbroken
+    async def put_overlay(self, overlay: Overlay, *, instead_of: Key | None = None) -> None:
+        """Keep this of a conversation; ``instead_of`` is the key that it had until now. What was put on the
+        new key by others meanwhile stays."""
+        async with self._overlays.lock:
+            await self._put(overlay, instead_of)
+
+    async def _put(self, overlay: Overlay, instead_of: Key | None) -> None:
+        held = self._overlays.get(overlay.key)
+        if instead_of is not None and instead_of != overlay.key and held is not None:
+            overlay = merged(overlay, held)
+        await self._overlays.put(overlay, instead_of=instead_of)
+        self._overlays_changed({overlay.key} | ({instead_of} if instead_of else set()))
+
+    @unbroken
+    async def drop_overlay(self, key: Key) -> None:
+        """Keep nothing of a conversation."""
+        async with self._overlays.lock:
+            await self._overlays.drop([key])
+            self._overlays_changed({key})
+
+    @unbroken
+    async def edit(self, row: AgentSession, change: Callable[[Overlay], Overlay]) -> AgentSession:
+        """Change what is kept of one, whoever started it; the row as it is then."""
+        async with self._overlays.lock:
+            key = self._where(row.key)
+            before = self._overlays.get(key) or Overlay(*key)
+            after = change(before)
+            if after == Overlay(*key):
+                await self._overlays.drop([key])
+            else:
+                await self._overlays.put(after)
+            self._overlays_changed({key})
+        shown = self._views.get(key) or replace(row, overlay=after)
+        [named] = await self.names.named([shown])
+        return named
+
+    def _where(self, key: Key) -> Key:
+        """The key that one has now, where its id was learnt meanwhile."""
+        mark = pending_mark(key[1])
+        if not mark or self._overlays.get(key) is not None:
+            return key
+        known = [one for one in self._overlays.of(key[0]) if one.mark == mark and one.launched_at]
+        return min(known, key=lambda one: one.launched_at or datetime.max).key if known else key
+
+    def _overlays_changed(self, keys: Iterable[Key]) -> None:
+        self._watchers.changed(keys)
+        self._dirty.update(key[0] for key in keys)
+        self._untended.set()
+        self.changed.fire()

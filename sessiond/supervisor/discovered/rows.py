@@ -1,0 +1,164 @@
+"""What adapters told last: conversations by key, how old that is, and what trouble there is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from sessiond.model.agent_session import Found, Key, Problem
+from sessiond.model.conversation import Trouble
+from sessiond.ports.discovery import Checked, FinderEvent, Problems, Rows
+
+_NEVER = datetime(1, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What one event changed. ``whole``: all files of the adapter were just looked at."""
+
+    adapter: str
+    changed: Sequence[Found] = ()
+    before: Mapping[str, Found] = field(default_factory=dict)
+    """What was known of these until now, by id."""
+    gone: Sequence[Key] = ()
+    whole: bool = False
+    troubles: Sequence[Trouble] = ()
+    """New trouble."""
+    mended: Sequence[Problem] = ()
+
+
+class Told:
+    """The last word of each adapter. ``clock`` is monotonic, in seconds."""
+
+    def __init__(
+        self,
+        adapters: Iterable[str],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._clock = clock
+        self.now = now
+        self._rows: dict[str, dict[str, Found]] = {adapter: {} for adapter in adapters}
+        self._troubles: dict[str, dict[tuple[str, str], Trouble]] = {adapter: {} for adapter in adapters}
+        self._live: dict[str, set[str]] = {adapter: set() for adapter in self._rows}
+        self._heard: dict[str, float] = {}
+        self._answered: set[str] = set()
+        # Never changed in place: other threads read it.
+        self.troubles: tuple[Trouble, ...] = ()
+
+    @property
+    def adapters(self) -> Collection[str]:
+        """All whose word is heard."""
+        return self._rows.keys()
+
+    def answered(self, adapter: str) -> bool:
+        """Whether it has told all it finds, or that it cannot."""
+        return adapter in self._answered
+
+    def get(self, key: Key) -> Found | None:
+        """One conversation."""
+        return self._rows.get(key[0], {}).get(key[1])
+
+    def of(self, adapter: str) -> Mapping[str, Found]:
+        """All of one adapter by id."""
+        return self._rows.get(adapter, {})
+
+    def marked(self, adapter: str) -> Mapping[str, Found]:
+        """Conversations of one adapter that agents of ours have open, by `SESSION-AGENT`; of several the one
+        that no other of these spawned, the latest."""
+        marked: dict[str, Found] = {}
+        rows = self.of(adapter)
+        for key in self._live.get(adapter, ()):
+            one = rows[key]
+            if not one.life.mark or self.spawned(one):
+                continue
+            other = marked.get(one.life.mark)
+            if other is None or _latest(one) > _latest(other):
+                marked[one.life.mark] = one
+        return marked
+
+    def spawned(self, one: Found) -> bool:
+        """Whether it was spawned by a conversation that the same agent has open."""
+        parent = self.of(one.adapter).get(one.parent) if one.parent else None
+        return parent is not None and bool(one.life.mark) and parent.life.mark == one.life.mark
+
+    def live(self) -> Iterator[Found]:
+        """All conversations that a process is known to have open."""
+        for adapter, ids in self._live.items():
+            rows = self._rows[adapter]
+            yield from (rows[one] for one in ids)
+
+    def age(self, adapter: str) -> float:
+        """Seconds since its conversations were last held against the machine; 0 before it was heard."""
+        heard = self._heard.get(adapter)
+        return 0.0 if heard is None else max(0.0, self._clock() - heard)
+
+    def stale(self, adapter: str) -> bool:
+        """Whether the adapter as a whole is in trouble: its rows are its last good answer."""
+        return any(not trouble.problem.path for trouble in self.troubles_of(adapter))
+
+    def troubles_of(self, adapter: str) -> Sequence[Trouble]:
+        """What trouble one adapter has."""
+        return list(self._troubles.get(adapter, {}).values())
+
+    def take(self, event: FinderEvent) -> News:
+        """Put one event in; what it tells that was not known."""
+        if event.adapter not in self._rows:
+            return News(event.adapter)
+        match event:
+            case Rows():
+                self._heard[event.adapter] = self._clock()
+                return self._take_rows(event)
+            case Problems():
+                return self._take_problems(event)
+            case Checked():
+                self._heard[event.adapter] = self._clock()
+        return News(event.adapter)
+
+    def _take_rows(self, event: Rows) -> News:
+        rows = self._rows[event.adapter]
+        changed = [one for one in event.found if rows.get(one.id) != one]
+        before = {one.id: rows[one.id] for one in changed if one.id in rows}
+        told = {one.id for one in event.found}
+        missing = (rows.keys() if event.whole else set(event.gone) & rows.keys()) - told
+        if event.whole:
+            self._answered.add(event.adapter)
+        live = self._live[event.adapter]
+        for one in changed:
+            rows[one.id] = one
+            (live.add if one.status.live else live.discard)(one.id)
+        for gone in missing:
+            del rows[gone]
+        live -= missing
+        return News(
+            event.adapter,
+            changed=changed,
+            before=before,
+            gone=[(event.adapter, gone) for gone in sorted(missing)],
+            whole=event.whole,
+        )
+
+    def _take_problems(self, event: Problems) -> News:
+        before = self._troubles[event.adapter]
+        now = self.now()
+        after: dict[tuple[str, str], Trouble] = {}
+        for problem in event.problems:
+            place = problem.path, problem.code
+            known = before.get(place)
+            after[place] = Trouble(problem, now if known is None else known.since)
+            if not problem.path:
+                self._answered.add(event.adapter)
+        self._troubles[event.adapter] = after
+        self.troubles = tuple(one for told in self._troubles.values() for one in told.values())
+        return News(
+            event.adapter,
+            troubles=[one for place, one in after.items() if before.get(place) != one],
+            mended=[one.problem for place, one in before.items() if place not in after],
+        )
+
+
+def _latest(one: Found) -> tuple[datetime, datetime, str]:
+    return one.updated_at or _NEVER, one.started_at or _NEVER, one.id

@@ -1,0 +1,157 @@
+"""Keeps overlays in step with what is found: ids that were learnt, conversations that changed under their
+process, what is missing, what has been missing for long."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from sessiond.errors import SessiondError
+from sessiond.model.agent_session import Found, Key, Overlay
+from sessiond.model.conversation import pending_mark
+from sessiond.supervisor.discovered.overlays import Overlays
+from sessiond.supervisor.discovered.rows import News, Told
+
+log = logging.getLogger(__name__)
+
+# With such trouble nobody can say that a conversation is missing.
+_BLINDING = frozenset({"file_unreadable", "format_newer"})
+
+
+def merged(new: Overlay, old: Overlay) -> Overlay:
+    """Of two overlays that turn out to be of one conversation: what was put on either of them."""
+    return replace(
+        new,
+        labels={**old.labels, **new.labels},
+        annotations={**old.annotations, **new.annotations},
+        group=new.group or old.group,
+    )
+
+
+class Tender:
+    """Works from what is known now, so that a step that failed is done the next time."""
+
+    def __init__(
+        self, told: Told, overlays: Overlays, *, keep: timedelta, now: Callable[[], datetime]
+    ) -> None:
+        self._told = told
+        self._overlays = overlays
+        self._keep = keep
+        self._now = now
+        self._succession: dict[Key, str] = {}
+
+    def note(self, news: News) -> bool:
+        """Look at what was just told; whether there may be something to do."""
+        for one in news.changed:
+            before = news.before.get(one.id)
+            if one.life.mark and (before is None or before.life.mark != one.life.mark):
+                self._note_gain(one, news)
+        kept = self._overlays.all
+        return (
+            news.whole
+            or bool(self._succession)
+            or any(key in kept for key in news.gone)
+            or any(self._concerns(one) for one in news.changed)
+        )
+
+    def _concerns(self, one: Found) -> bool:
+        kept = self._overlays.get(one.key)
+        return (kept is not None and kept.missing_since is not None) or (
+            bool(one.life.mark) and self._overlays.pending_of(one.adapter, one.life.mark) is not None
+        )
+
+    def _note_gain(self, one: Found, news: News) -> None:
+        """One came to be open in an agent of ours: after another in the same process, it follows that."""
+        for other in self._overlays.of(one.adapter):
+            if other.mark != one.life.mark or other.id == one.id or pending_mark(other.id):
+                continue
+            pid = one.life.pid
+            lives = [
+                found.life
+                for found in (news.before.get(other.id), self._told.get(other.key))
+                if found is not None
+            ]
+            if pid is not None and any(life.pid == pid for life in lives) and not self._told.spawned(one):
+                self._succession[other.key] = one.id
+
+    async def tend(self, adapters: set[str], whole: set[str], missing: set[Key]) -> bool:
+        """Bring the overlays of these up to date; ``whole`` are those all of whose files were just looked at,
+        ``missing`` what was launched here and whose agent is known to have ended. Returns whether any
+        changed. What cannot be written is logged, and tried again the next time."""
+        changed = False
+        async with self._overlays.lock:
+            try:
+                for adapter in adapters:
+                    changed |= await self._learn(adapter)
+                    changed |= await self._find(adapter)
+                changed |= await self._succeed()
+                for adapter in whole:
+                    changed |= await self._collect(adapter, missing)
+            except SessiondError as error:
+                log.warning("what is kept beside conversations could not be written: %s", error.message)
+        return changed
+
+    async def _learn(self, adapter: str) -> bool:
+        """Give those that wait for their id the one that their agent was found to have open."""
+        marked = self._told.marked(adapter)
+        changed = False
+        for one in self._overlays.pending:
+            found = marked.get(one.mark) if one.adapter == adapter else None
+            if found is None:
+                continue
+            fresh = replace(one, id=found.id, missing_since=None)
+            held = self._overlays.get(fresh.key)
+            await self._overlays.put(merged(fresh, held) if held else fresh, instead_of=one.key)
+            changed = True
+        return changed
+
+    async def _succeed(self) -> bool:
+        """Have conversations that took the place of others in a process be known as their agent's."""
+        changed = False
+        while self._succession:
+            (key, heir) = next(iter(self._succession.items()))
+            before, held = self._overlays.get(key), self._overlays.get((key[0], heir))
+            if before is not None and before.agent:
+                fresh = Overlay(
+                    key[0],
+                    heir,
+                    session=before.session,
+                    agent=before.agent,
+                    cwd=before.cwd,
+                    spec=before.spec,
+                    launched_at=self._now(),
+                )
+                await self._overlays.put(merged(fresh, held) if held else fresh)
+                changed = True
+            del self._succession[key]
+        return changed
+
+    async def _find(self, adapter: str) -> bool:
+        rows = self._told.of(adapter)
+        back = [one for one in self._overlays.of(adapter) if one.missing_since is not None and one.id in rows]
+        for one in back:
+            await self._overlays.put(replace(one, missing_since=None))
+        return bool(back)
+
+    async def _collect(self, adapter: str, missing: set[Key]) -> bool:
+        """Note what is missing since when, and forget what has been for long."""
+        troubles = self._told.troubles_of(adapter)
+        if any(not one.problem.path or one.problem.code in _BLINDING for one in troubles):
+            return False
+        rows, now = self._told.of(adapter), self._now()
+        changed, forgotten = False, []
+        for one in self._overlays.of(adapter):
+            if one.id in rows:
+                continue
+            since = one.missing_since
+            if since is None and (not one.agent or one.key in missing):
+                since = now
+                if self._keep:
+                    await self._overlays.put(replace(one, missing_since=now))
+                    changed = True
+            if since is not None and now - since >= self._keep:
+                forgotten.append(one.key)
+        await self._overlays.drop(forgotten)
+        return changed or bool(forgotten)
