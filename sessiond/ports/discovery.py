@@ -235,8 +235,9 @@ class Finder(Protocol):
         ...
 
     async def refresh(self, adapters: Collection[str]) -> None:
-        """Look at all files and processes of these anew; done when what was found has been put to ``watch``.
-        An adapter that fails is told there, not raised."""
+        """Look at all files and processes of these anew; done when the reader of ``watch``, if there is one,
+        has taken what was found and come back for more (it must not wait for this itself). An adapter that
+        fails is told there, not raised."""
         ...
 
     async def look(self, adapter: str) -> None:
@@ -274,7 +275,9 @@ class Finder(Protocol):
 
     async def end(self, adapter: str, found: Found, timeout: float) -> bool:
         """End the process that has a conversation open, by its pidfd after its start time was compared:
-        SIGTERM, SIGKILL after ``timeout`` seconds. False where it was gone already."""
+        SIGTERM, SIGKILL after ``timeout`` seconds. False where it was gone already. Raises Conflict
+        `agent_session_unknown` where no process is known, PermissionDenied `process_denied`, TimedOut
+        `process_stays`."""
         ...
 
     async def close(self) -> None:

@@ -231,6 +231,8 @@ class FakeFinder:
         self._events.put_nowait(event)
 
     async def _taken(self) -> None:
+        # A reader that was started a moment ago begins.
+        await asyncio.sleep(0)
         told = self._told
         await self._took.until(lambda: self._done >= told or not self.watched or self.closed or None)
 
