@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import http.client
 import os
 import socket
 import struct
@@ -86,6 +85,9 @@ def _doing(kind: object) -> str:
 
 def _get(host: str, port: int, path: str, headers: Mapping[str, str], until: float) -> Any:
     """What a path answers; None for everything that is no answer in time."""
+    # Takes memory and 20 ms, and most of the time nobody is there to be asked.
+    import http.client
+
     left = until - time.monotonic()
     if left <= 0:
         return None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,7 +22,7 @@ from sessiond.adapters.opencode.rows import (
     turn_of,
 )
 from sessiond.adapters.reading import texts
-from sessiond.adapters.reading.sqlite import read_database
+from sessiond.adapters.reading.sqlite import database_stamp, read_database
 from sessiond.model.agent_session import Found, Message, Problem, Turn
 
 # So many conversations are read at once: each reading has a deadline of its own, and each is progress.
@@ -71,10 +69,6 @@ WHERE s.id IN ({ids}) ORDER BY s.time_created
 _USER: Final = 'instr(data, \'"role":"user"\')'
 _PROMPT: Final = 'instr(data, \'"type":"text"\') AND NOT instr(data, \'"synthetic":true\')'
 _PARTS: Final = "SELECT data FROM part WHERE message_id = ? ORDER BY id DESC LIMIT 20"
-# Times of files go in steps: what changed within one may change once more without showing it.
-_STEP_NS: Final = 20_000_000
-
-_Seen = tuple[object, ...]
 
 
 class _OtherFormat(Exception):
@@ -88,15 +82,15 @@ class Database:
         self.path = path
         self.rows: dict[str, Row] = {}
         self.problem: Problem | None = None
-        self._seen: _Seen | None = None
+        self._seen: tuple[object, ...] | None = None
         self._messages = 0
         self._firsts: dict[int, set[str]] = {}
 
     def refresh(self) -> Iterator[tuple[list[Row], list[str]]]:
         """What changed since the last time, and ids of what is gone, in batches. Opens nothing where file and
         log are as they were."""
-        seen = _seen(self.path)
-        if seen == self._seen:
+        seen = database_stamp(self.path)
+        if seen is not None and seen == self._seen:
             return
         self._seen = None
         try:
@@ -169,25 +163,6 @@ def _why(error: sqlite3.OperationalError) -> str:
     if "interrupted" in str(error):
         return "reading it takes too long"
     return str(error)
-
-
-def _seen(path: str) -> _Seen | None:
-    """The state of a database's files; None where it cannot be told, or is too young to be trusted."""
-    told: list[object] = []
-    for each in (path, path + "-wal"):
-        try:
-            status = os.stat(each)
-        except FileNotFoundError:
-            told.append(None)
-        except OSError:
-            return None
-        else:
-            if time.time_ns() - status.st_ctime_ns < _STEP_NS:
-                return None
-            told.append(
-                (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            )
-    return tuple(told)
 
 
 def _tables(connection: sqlite3.Connection) -> set[str]:

@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import Final, TypeVar
 from urllib.parse import quote
 
-from sessiond.adapters.reading.ends import irregular
+from sessiond.adapters.reading.ends import irregular, stamp
 
 T = TypeVar("T")
 
@@ -23,6 +23,8 @@ _STEPS: Final = 10_000
 # No text of a program's own is longer; what is, would be all our memory.
 _LENGTH_MAX: Final = 64 * 1024 * 1024
 _TRIES: Final = 3
+# Times of files advance in steps of the kernel's clock: what changed within one may do so once more unseen.
+_STEP_NS: Final = 20_000_000
 
 
 def read_database(path: str, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -48,6 +50,24 @@ def read_database(path: str, work: Callable[[sqlite3.Connection], T]) -> T:
         if logged or left == 0 or not _changed(path, status):
             return answer
     raise AssertionError("the last try returns or raises")
+
+
+def database_stamp(path: str) -> tuple[object, ...] | None:
+    """What tells a database with its log from what they were before; None where that cannot be told, or where
+    they changed this very moment and may change once more without showing it."""
+    told: list[object] = []
+    for each in (path, path + "-wal"):
+        try:
+            status = os.stat(each)
+        except FileNotFoundError:
+            told.append(None)
+        except OSError:
+            return None
+        else:
+            if time.time_ns() - status.st_ctime_ns < _STEP_NS:
+                return None
+            told.append(stamp(status))
+    return tuple(told)
 
 
 def _logged(path: str) -> bool:

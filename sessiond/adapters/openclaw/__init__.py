@@ -1,0 +1,303 @@
+"""OpenClaw: the databases of its agents, and the lock that whoever writes them holds.
+
+One process alone writes to a state folder: a gateway, or an embedded agent for one turn. Its lock file names
+it by pid and start time. Without it all are stopped for certain.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar, Final
+
+import msgspec
+
+from sessiond.adapters.openclaw.store import ADAPTER, Store, decode, is_id
+from sessiond.adapters.reading import texts
+from sessiond.adapters.reading.ends import read_small
+from sessiond.adapters.reading.evidence import living
+from sessiond.errors import InvalidArgument, NotFound, Unsupported
+from sessiond.model.agent_session import MARKER, STOPPED, Found, Life, Plan, Problem, Transcript, Turn, Wish
+from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, Processes, Told, Watched
+
+_DATABASE: Final = "openclaw-agent.sqlite"
+_LOCK: Final = re.compile(r"gateway\.[A-Za-z0-9_-]+\.lock")
+_EMBEDDED: Final = "agent-embedded"
+_MODEL: Final = re.compile(r"[\w.][\w./:@+-]{0,199}")
+# Bytes of a prompt, by the program's own word.
+_PROMPT_MAX: Final = 4 * 1024 * 1024
+
+
+class _Package(msgspec.Struct):
+    name: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """Who holds the lock of the state folder, since when (milliseconds since 1970)."""
+
+    process: Process
+    embedded: bool
+    since: int
+
+
+class Adapter:
+    """OpenClaw's sessions, of all its agents."""
+
+    name = ADAPTER
+    title = "OpenClaw"
+    program = "openclaw"
+    verified = "2026.9.6"
+    abilities: ClassVar[frozenset[str]] = frozenset(
+        {"launch", "print", "resume", "transcript", "choose-id", "model"}
+    )
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        home = environment.get("OPENCLAW_HOME") or environment.get("HOME") or os.path.expanduser("~")
+        given = environment.get("OPENCLAW_STATE_DIR", "")
+        if given.startswith("~"):
+            given = home + given[1:]
+        self._folder = os.path.abspath(given) if given else os.path.join(os.path.abspath(home), ".openclaw")
+        self._real = os.path.realpath(self._folder)
+        self._agents = os.path.join(self._folder, "agents")
+        # Beside its state; in the folder for temporary files where that cannot be written to.
+        self._locks = (
+            os.path.join(self._folder, "tmp", f"openclaw-{os.getuid()}"),
+            os.path.join(environment.get("TMPDIR") or tempfile.gettempdir(), f"openclaw-{os.getuid()}"),
+        )
+        self._stores: dict[str, Store] = {}
+        self._told: dict[str, str] = {}
+
+    def watched(self) -> Sequence[Watched]:
+        """Databases with their logs, and the locks."""
+        places = [Watched(self._agents, 2, (_DATABASE, f"{_DATABASE}-wal"))]
+        return [*places, *(Watched(folder, 0, (".lock",)) for folder in self._locks)]
+
+    # ---- finding ------------------------------------------------------------------------------
+
+    def discover(self, changed: Collection[str] | None) -> Iterator[Told]:
+        """Each agent's database is read as far as it changed."""
+        if changed is None:
+            self._told.clear()
+        paths = self._paths()
+        for path in list(self._stores.keys() - set(paths)):
+            store = self._stores.pop(path)
+            for id in store.rows:
+                yield from self._gone(id, path)
+            yield Clear(path)
+        for path in paths:
+            store = self._stores.setdefault(path, Store(path))
+            if changed is None or any(
+                each.startswith(path) or path.startswith(f"{each}/") for each in changed
+            ):
+                yield from self._store(store, changed is None)
+
+    def _store(self, store: Store, whole: bool) -> Iterator[Told]:
+        before = store.problem
+        told: set[str] = set()
+        for rows, gone in store.refresh():
+            for row in rows:
+                told.add(row.found.id)
+                yield from self._tell(row.found, store.path)
+            for id in gone:
+                yield from self._gone(id, store.path)
+        if whole:
+            for id, row in store.rows.items():
+                if id not in told:
+                    yield from self._tell(row.found, store.path)
+        if store.problem is not None:
+            yield store.problem
+        elif before is not None:
+            yield Clear(store.path)
+
+    def _tell(self, found: Found, path: str) -> Iterator[Told]:
+        """Of two agents with the same id, the first."""
+        if self._told.setdefault(found.id, path) == path:
+            yield found
+
+    def _gone(self, id: str, path: str) -> Iterator[Told]:
+        if self._told.get(id) != path:
+            return
+        del self._told[id]
+        for other in self._stores.values():
+            if id in other.rows:
+                self._told[id] = other.path
+                yield other.rows[id].found
+                return
+        yield Gone(id)
+
+    def _paths(self) -> list[str]:
+        """Databases that are there. Raises OSError where the folder of agents cannot be read."""
+        try:
+            names = sorted(os.listdir(self._agents))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        paths = (os.path.join(self._agents, name, "agent", _DATABASE) for name in names)
+        return [path for path in paths if os.path.lexists(path)]
+
+    # ---- evidence -----------------------------------------------------------------------------
+
+    def evidence(self, processes: Processes) -> Evidence:
+        """Who holds the lock wrote all that was written since it took it: an embedded agent works on that; a
+        gateway on what has not come to its end. Another gateway may have left the others."""
+        holder, trouble = self._holder(processes)
+        if holder is None:
+            return Evidence(unknown=trouble)
+        process = holder.process
+        lives: dict[str, Life] = {}
+        written = [
+            row
+            for store in self._stores.values()
+            for row in store.rows.values()
+            if row.updated >= holder.since
+        ]
+        possible: list[Possible] = []
+        if not holder.embedded:
+            reason = f"runs in OpenClaw's gateway (pid {process.pid})"
+            for row in written:
+                if row.found.turn is not Turn.DONE:
+                    # Without a pid: it is the process of many.
+                    lives[row.found.id] = Life(True, reason)
+        else:
+            adapter, _, id = process.environment.get(MARKER, "").partition(":")
+            marked = id if adapter == self.name and is_id(id) else ""
+            for id in [marked] if marked else [row.found.id for row in written]:
+                lives[id] = living(process)
+            if not lives:
+                reason = f"openclaw (pid {process.pid}) begins to work and has not written on what"
+                possible.append(Possible(process.pid, process.start_time, "", reason))
+        return Evidence(lives, possible, trouble, holders=[(process.pid, process.start_time)])
+
+    def is_alive(self, found: Found, processes: Processes) -> Life:
+        """From the same look."""
+        evidence = self.evidence(processes)
+        if found.id in evidence.lives:
+            return evidence.lives[found.id]
+        for each in evidence.possible:
+            return Life(None, each.reason, each.pid, each.start_time)
+        return Life(None, evidence.unknown) if evidence.unknown else STOPPED
+
+    def _holder(self, processes: Processes) -> tuple[_Holder | None, str]:
+        """Who holds the lock, or why that cannot be told."""
+        trouble = ""
+        for path in self._lock_files():
+            lock: Mapping[str, object] = {}
+            try:
+                lock = decode(read_small(path))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                why = f"cannot be read: {error.strerror or error}"
+            else:
+                why = "names no process"
+            folder = texts.absolute(lock.get("stateDir"))
+            if os.path.realpath(folder or os.path.dirname(path)) != self._real and (
+                folder or not path.startswith(f"{self._folder}/")
+            ):
+                # Another state folder's, in the place that they share.
+                continue
+            pid, start = texts.as_count(lock.get("pid")), texts.as_count(lock.get("startTime"))
+            if not pid:
+                trouble = f"OpenClaw's lock {path} {why}"
+                continue
+            process = processes.get(pid)
+            if process is None or (start is not None and process.start_time != start):
+                continue
+            if start is None and not process.comm.startswith("openclaw"):
+                # It may be another's pid by now.
+                trouble = f"OpenClaw's lock {path} does not say when its process (pid {pid}) began"
+                continue
+            since = texts.from_iso(lock.get("createdAt"))
+            return _Holder(process, lock.get("role") == _EMBEDDED, _milliseconds(since)), ""
+        return None, trouble
+
+    def _lock_files(self) -> Iterator[str]:
+        for folder in self._locks:
+            try:
+                names = sorted(os.listdir(folder))
+            except OSError:
+                continue
+            yield from (os.path.join(folder, name) for name in names if _LOCK.fullmatch(name))
+
+    # ---- reading, starting ----------------------------------------------------------------------
+
+    def transcript(self, found: Found, tail: int) -> Transcript:
+        """From the events in its agent's database."""
+        for store in self._stores.values():
+            if found.id in store.rows:
+                try:
+                    return store.transcript(found.id, max(1, tail))
+                except (OSError, sqlite3.Error) as error:
+                    problem = Problem(self.name, "file_unreadable", str(error), store.path)
+                    return Transcript((), False, (problem,))
+        raise NotFound(
+            "transcript_missing",
+            f"OpenClaw has no session {found.id} any more",
+            hint="sessionctl discovered --refresh shows what there is",
+            fields={"id": found.id},
+        )
+
+    def launch(self, wish: Wish) -> Plan:
+        """One turn of an embedded agent, under the caller's id."""
+        return self._plan(wish, wish.id)
+
+    def resume(self, found: Found, wish: Wish) -> Plan:
+        """The same id, and the next turn."""
+        return self._plan(wish, found.id)
+
+    def identify(self, line: str) -> str | None:
+        """Ids are chosen; what it prints is not read."""
+        return None
+
+    def version(self, path: str) -> str:
+        """From the package that the program is in."""
+        folder = os.path.dirname(os.path.realpath(path))
+        while folder != os.path.dirname(folder):
+            try:
+                package = msgspec.json.decode(read_small(os.path.join(folder, "package.json")), type=_Package)
+            except (OSError, msgspec.MsgspecError, UnicodeError):
+                folder = os.path.dirname(folder)
+                continue
+            return package.version[:64] if package.name == self.program else ""
+        return ""
+
+    def _plan(self, wish: Wish, id: str) -> Plan:
+        if not wish.print:
+            raise Unsupported(
+                "adapter_cannot",
+                "OpenClaw is run here for one turn at a time, without a terminal",
+                hint="use print mode: --print",
+                fields={"adapter": self.name},
+            )
+        if not wish.prompt.strip():
+            raise InvalidArgument(
+                "prompt_missing", "print mode answers a prompt, and there is none", hint="give a prompt"
+            )
+        if wish.model and not _MODEL.fullmatch(wish.model):
+            raise InvalidArgument(
+                "model_invalid",
+                f"{wish.model[:200]!r} is no model of OpenClaw",
+                hint="models are PROVIDER/MODEL; `openclaw models list` shows them",
+                fields={"model": wish.model[:200]},
+            )
+        data = wish.prompt.encode("utf-8", "replace")
+        if len(data) > _PROMPT_MAX:
+            raise InvalidArgument(
+                "prompt_too_large",
+                "OpenClaw takes prompts of 4 MiB at most",
+                hint="put it into a file and name that in the prompt",
+            )
+        argv = [*(wish.command or (self.program,)), "agent", "--local", "--json", "--session-id", id]
+        if wish.model:
+            argv += ["--model", wish.model]
+        return Plan((*argv, "--message-file", "/dev/stdin"), input=data, id=id)
+
+
+def _milliseconds(moment: datetime | None) -> int:
+    return int(moment.timestamp() * 1000) if moment else 0
