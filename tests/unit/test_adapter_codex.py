@@ -250,19 +250,6 @@ def test_the_shared_server_is_the_process_of_none(tmp_path: Path) -> None:
     assert list(evidence.holders) == [(88, 6)], "its end is still to be heard of"
 
 
-def test_a_device_that_the_lock_table_calls_otherwise_is_seen_through(tmp_path: Path) -> None:
-    lay(tmp_path, "done")
-    adapter = make_adapter("codex", home_of(tmp_path))
-    found_by(adapter)
-    _, inode = lock(tmp_path, DONE)
-    path = str(tmp_path / ".codex/thread-writer-locks" / f"{DONE}.lock")
-    holder = FakeProcess(77, exe="/x/codex", open_files={path})
-    other = FakeProcess(78, exe="/x/other")
-    evidence = adapter.evidence(FakeProcesses(holder, locks={(1, inode): 77}))
-    assert evidence.lives[DONE].pid == 77
-    assert adapter.evidence(FakeProcesses(other, locks={(1, inode): 78})).lives == {}
-
-
 def test_an_older_version_without_locks_is_seen_by_its_open_file(tmp_path: Path) -> None:
     path = lay(tmp_path, "done")
     adapter = make_adapter("codex", home_of(tmp_path))

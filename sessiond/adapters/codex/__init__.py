@@ -27,8 +27,8 @@ _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 # Of a transcript, so much is looked through for its last messages.
 _BACK: Final = 16 * 1024 * 1024
 _BLOCK: Final = 256 * 1024
-# Seconds that clocks may differ between what a file says and when a process began.
-_SLACK: Final = 2.0
+# Seconds: times of processes are in hundredths; what Codex begins with takes longer before its first turn.
+_SLACK: Final = 0.05
 _LOCK: Final = ".lock"
 
 
@@ -255,14 +255,7 @@ class Adapter:
             return None
         except OSError as error:
             return Life(None, f"its lock cannot be looked at: {error.strerror}")
-        locks = processes.lock_holders()
-        pid = locks.get((status.st_dev, status.st_ino))
-        if pid is None:
-            # Some file systems (btrfs) have a device per subvolume, which /proc/locks does not tell.
-            for (_, inode), other in locks.items():
-                holder = processes.get(other) if inode == status.st_ino else None
-                if holder is not None and path in holder.open_files:
-                    pid = other
+        pid = processes.lock_holders().get((status.st_dev, status.st_ino))
         if pid is None:
             return None
         process = processes.get(pid)
