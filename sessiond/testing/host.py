@@ -37,7 +37,10 @@ class Host:
     repeated: the disk is kept until then.
     """
 
-    def __init__(self, *, linger: bool = True, private_net: bool = False) -> None:
+    def __init__(
+        self, *, linger: bool = True, private_net: bool = False, traversable: Sequence[Path] = ()
+    ) -> None:
+        """``traversable`` are paths that its user must be able to reach, besides Python and the checkout."""
         self._stack = contextlib.ExitStack()
         self.folder = self._stack.enter_context(_scratch())
         self.uid = _free_uid()
@@ -47,7 +50,7 @@ class Host:
             linger=linger,
             persistent_journal=True,
             private_net=private_net,
-            traversable=(Path(sys.executable), _REPOSITORY),
+            traversable=(Path(sys.executable), _REPOSITORY, *traversable),
             announce=False,
         )
         self._nest: nest.Nest | None = None

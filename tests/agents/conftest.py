@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -13,10 +14,22 @@ from pathlib import Path
 
 import pytest
 
+from sessiond.testing.host import Host, HostUnavailable, sweep
+from tests.agents.guests import Guests
 from tests.agents.model_server import ModelServer
-from tests.agents.programs import PACKAGES, Package, Program, ProgramsUnavailable, configure, ensure, node_for
+from tests.agents.programs import (
+    PACKAGES,
+    Package,
+    Program,
+    ProgramsUnavailable,
+    cache,
+    configure,
+    ensure,
+    node_for,
+)
 from tests.agents.running import Runner, running_in
 from tests.agents.seen import Seen
+from tests.system.product import Product
 
 _HERE = Path(__file__).parent
 _CI = bool(os.environ.get("CI"))
@@ -176,3 +189,40 @@ def running(folder: Path) -> Iterator[Runner]:
 def adapter() -> Callable[[str, Program], Seen]:
     """What an adapter says: `adapter("claude-code", claude).one()`; see seen.Seen."""
     return lambda name, program: Seen(name, program.env)
+
+
+# ---- inside the private host -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def installed() -> Iterator[Product]:
+    """The product on a host of the module's own, from where the programs' cache can be reached."""
+    sweep()
+    with contextlib.ExitStack() as stack:
+        try:
+            host = stack.enter_context(Host(traversable=(cache(),)))
+            host.boot()
+        except HostUnavailable as error:
+            if _CI:
+                pytest.fail(f"the private host must boot where CI is set: {error}", pytrace=False)
+            pytest.skip(f"the private host cannot boot here: {error}")
+        yield Product(host).install()
+
+
+@pytest.fixture
+def product(installed: Product, request: pytest.FixtureRequest) -> Iterator[Product]:
+    """The product with no sessions; fails a test that leaves something of one after it was deleted."""
+    failures = request.session.testsfailed
+    yield installed
+    if request.session.testsfailed > failures:
+        print(installed.journal("-n", "60"))
+    installed.clean()
+
+
+@pytest.fixture
+def guests(product: Product, model: ModelServer, _packages: Callable[[str], Package]) -> Iterator[Guests]:
+    """The programs inside the host; see guests.Guests."""
+    made = Guests(product, model, _packages)
+    made.clear()
+    yield made
+    made.clear()
