@@ -62,6 +62,26 @@ class Case:
 CASES: list[Case] = []
 
 
+def _lay_claude_code(home: Path) -> dict[str, str]:
+    shutil.copytree(FIXTURES / "claude_code", home / ".claude")
+    return {}
+
+
+def _running_claude_code(home: Path) -> Processes:
+    exe = "/opt/claude-code/bin/claude.exe"
+    return FakeProcesses(FakeProcess(4242, 1288875, "claude", exe, cwd="/home/user/project"))
+
+
+CASES.append(
+    Case(
+        "claude-code",
+        _lay_claude_code,
+        _running_claude_code,
+        frozenset({"5728407d-eabd-48ed-acea-9d5d4f1d1c2a"}),
+    )
+)
+
+
 def _lay_pi(home: Path) -> dict[str, str]:
     folder = home / ".pi/agent/sessions/--home-user-project--"
     folder.mkdir(parents=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -25,6 +25,11 @@ _NOT_TYPED: Final = re.compile(
     r"\s*(?:<(?:command-|local-command-|bash-|task-notification|system-reminder|user-memory-input)"
     r"|\[Request interrupted by user|Caveat: The messages below)"
 )
+# How lines of these types begin: looking at that alone is far cheaper than decoding them.
+_TITLES: Final = (b'{"type":"custom-title"', b'{"type":"ai-title"')
+_LAST_PROMPT: Final = b'{"type":"last-prompt"'
+_COST_STATE: Final = b'{"type":"cost-state"'
+_RECORDS: Final = (b'{"type":"api-request', b'{"type":"file-history-snapshot"')
 _MODEL_NOTE: Final = b'"attachment":{"type":"model","identity":{"modelId":"'
 _INTERRUPTED: Final = "[Request interrupted by user"
 
@@ -116,6 +121,7 @@ class Read:
     last_cwd: str = ""
     model: str = ""
     title: str = ""
+    titled: bool = False
     first_prompt: str = ""
     last_prompt: str = ""
     started_at: datetime | None = None
@@ -231,43 +237,43 @@ def _begin(read: Read, line: Line, before: list[tuple[str, str]]) -> None:
 
 
 def _read_tail(read: Read, tail: bytes, whole: bool) -> None:
-    """What was said last, and what has been noted since."""
+    """What was said last, and what has been noted since; from the last line on, until all is known."""
     start = 0 if whole else tail.find(b"\n") + 1
     if start == 0 and not whole:
         return
-    _read_title(read, tail, start)
     told = ""
-    for data in _backwards(tail, start):
-        if len(data) > _LINE_MAX:
-            continue
-        if b'"type":"last-prompt"' in data[:200]:
-            told = told or _last_prompt(data)
-        elif b'"type":"cost-state"' in data[:200]:
+    end = len(tail)
+    while end > start and not (read.last_prompt and read.model):
+        begin = max(tail.rfind(b"\n", start, end) + 1, start)
+        if tail.startswith(_TITLES, begin):
+            _read_title(read, tail[begin:end])
+        elif tail.startswith(_LAST_PROMPT, begin):
+            told = told or _last_prompt(tail[begin:end])
+        elif tail.startswith(_COST_STATE, begin):
             if read.turn is Turn.UNKNOWN and read.cost is None and read.tokens_in is None:
-                _read_cost(read, data)
-        elif b'"type":"attachment"' in data[:600] or b'"type":"api-request' in data[:40]:
-            continue
-        else:
-            if read.turn is not Turn.UNKNOWN and read.model and b'"tool_result"' in data:
-                continue
-            if (line := decode(data)) is not None:
-                _read_line(read, line)
-        if read.last_prompt and read.model:
-            break
+                _read_cost(read, tail[begin:end])
+        elif 1 < end - begin <= _LINE_MAX and not tail.startswith(_RECORDS, begin):
+            _read_said(read, tail[begin:end])
+        end = begin - 1
+    # A title may be far before; nothing else is looked for any more.
+    while end > start and not read.titled:
+        begin = tail.rfind(b"\n", start, end) + 1
+        if tail.startswith(_TITLES, begin):
+            _read_title(read, tail[begin:end])
+        end = begin - 1
     if not read.last_prompt:
         read.last_prompt = told or read.first_prompt
 
 
-def _backwards(data: bytes, start: int) -> Iterator[bytes]:
-    """Lines from the last to the first."""
-    end = len(data)
-    while end > start:
-        at = data.rfind(b"\n", start, end)
-        if at + 1 < end:
-            yield data[max(at + 1, start) : end]
-        if at < start:
-            return
-        end = at
+def _read_said(read: Read, data: bytes) -> None:
+    """A line that may be a message."""
+    if b'"type":"attachment"' in data[:600]:
+        return
+    if read.turn is not Turn.UNKNOWN and read.model and b'"tool_result"' in data:
+        # No prompt, and nothing else is asked for by now.
+        return
+    if (line := decode(data)) is not None:
+        _read_line(read, line)
 
 
 def _read_line(read: Read, line: Line) -> None:
@@ -339,22 +345,17 @@ def _last_prompt(data: bytes) -> str:
         return ""
 
 
-def _read_title(read: Read, tail: bytes, start: int) -> None:
+def _read_title(read: Read, data: bytes) -> None:
     """The user's before the program's, the last before others."""
-    for mark in (b'"type":"custom-title"', b'"type":"ai-title"'):
-        # Looking forwards is many times as fast, and most have none.
-        if mark not in tail or (at := tail.rfind(mark, start)) < 0:
-            continue
-        begin = max(tail.rfind(b"\n", start, at) + 1, start)
-        end = tail.find(b"\n", at)
-        try:
-            title = _TITLE.decode(tail[begin : end if end >= 0 else len(tail)])
-        except REFUSED:
-            continue
-        text = shorten(title.customTitle or title.aiTitle or "")
-        if text:
-            read.title = text
-            return
+    if read.titled or (read.title and data.startswith(_TITLES[1])):
+        return
+    try:
+        title = _TITLE.decode(data)
+    except REFUSED:
+        return
+    if text := shorten(title.customTitle or title.aiTitle or ""):
+        read.title = text
+        read.titled = data.startswith(_TITLES[0])
 
 
 def _read_cost(read: Read, data: bytes) -> None:

@@ -16,6 +16,8 @@ _COUNT_MAX: Final = 2**63 - 1
 
 def shorten(text: str, most: int = SHORT) -> str:
     """On one line, without control characters, and no longer than that; the end of what is longer is `…`."""
+    if len(text) <= most and text.isprintable() and "  " not in text:
+        return text.strip()
     # Far more than can be left after runs of blanks became one, far less than a prompt may hold.
     line = " ".join(text[: most * 8].split())
     if not line.isprintable():
@@ -64,6 +66,8 @@ def from_iso(value: object) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(value)
+        if moment.tzinfo is UTC:
+            return moment
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
