@@ -37,8 +37,10 @@ from sessiond.supervisor.changes import Changes, Defaults
 from sessiond.supervisor.directory import Directory
 from sessiond.supervisor.discovered.asking import asking
 from sessiond.supervisor.discovered.known import Discovered, Rules
+from sessiond.supervisor.discovered.launching import Launching
 from sessiond.supervisor.discovered.naming import Names
 from sessiond.supervisor.discovered.overlays import Overlays
+from sessiond.supervisor.discovered.resuming import Resuming
 from sessiond.supervisor.events import EventLog
 from sessiond.supervisor.forwarding import Daemons
 from sessiond.supervisor.lifecycle import DaemonRules, Lifecycle
@@ -181,11 +183,14 @@ async def build(
     stack.push_async_callback(daemons.close)
     stack.push_async_callback(discovered.close)
     calls = AgentCalls(directory, daemons, at_rest, activities=discovered.activities)
+    launching = Launching(discovered, calls, directory)
+    resuming = Resuming(discovered, launching, calls, directory)
     sessions_pb2_grpc.add_SessionsServiceServicer_to_server(
         SessionsService(directory, lifecycle, changes, init), server.grpc
     )
     discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server(
-        DiscoveryService(registry, directory, settings.discovery.roots, discovered), server.grpc
+        DiscoveryService(registry, directory, settings.discovery.roots, discovered, launching, resuming),
+        server.grpc,
     )
     events_pb2_grpc.add_EventsServiceServicer_to_server(EventsService(events, directory), server.grpc)
     system_pb2_grpc.add_SystemServiceServicer_to_server(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sessiond.errors import InvalidArgument
+from sessiond.model.agent_session import Wish
 from sessiond.model.conversation import AgentSession, Choice, Trouble
 from sessiond.rpc._generated.v1 import discovery_pb2 as pb
 from sessiond.rpc._generated.v1 import discovery_pb2_grpc
+from sessiond.rpc.agent_codec import seconds
 from sessiond.rpc.codec import session_to_wire
 from sessiond.rpc.discovery_codec import (
     adapter_to_wire,
@@ -25,6 +28,8 @@ from sessiond.supervisor.directory import Directory, Filter
 from sessiond.supervisor.discovered.candidates import candidates
 from sessiond.supervisor.discovered.editing import Edit, editing
 from sessiond.supervisor.discovered.known import Discovered
+from sessiond.supervisor.discovered.launching import Launching
+from sessiond.supervisor.discovered.resuming import Resuming, Wanted
 from sessiond.supervisor.discovered.watching import Change, Current
 from sessiond.supervisor.registry import Registry
 
@@ -35,12 +40,20 @@ class DiscoveryService(discovery_pb2_grpc.DiscoveryServiceServicer):
     """Parses, makes one call, replies."""
 
     def __init__(
-        self, registry: Registry, directory: Directory, roots: Sequence[Path], discovered: Discovered
+        self,
+        registry: Registry,
+        directory: Directory,
+        roots: Sequence[Path],
+        discovered: Discovered,
+        launching: Launching,
+        resuming: Resuming,
     ) -> None:
         self._registry = registry
         self._directory = directory
         self._roots = roots
         self._discovered = discovered
+        self._launching = launching
+        self._resuming = resuming
 
     # ---- workspaces
 
@@ -133,6 +146,33 @@ class DiscoveryService(discovery_pb2_grpc.DiscoveryServiceServicer):
         row = await self._discovered.find(request.agent_session)
         changed = await self._discovered.edit(row, change)
         return pb.LabelAgentSessionResponse(agent_session=agent_session_to_wire(changed))
+
+    async def LaunchAgentSession(
+        self, request: pb.LaunchAgentSessionRequest, context: Any
+    ) -> pb.LaunchAgentSessionResponse:
+        wish = Wish("", request.prompt, request.model, request.print, command=tuple(request.spawn.command))
+        launched = await self._launching.launch(
+            request.adapter, request.spawn, wish, context.time_remaining()
+        )
+        return pb.LaunchAgentSessionResponse(
+            agent=launched.agent, agent_session=agent_session_to_wire(launched.row)
+        )
+
+    async def ResumeAgentSession(
+        self, request: pb.ResumeAgentSessionRequest, context: Any
+    ) -> pb.ResumeAgentSessionResponse:
+        wanted = Wanted(request.prompt, request.model, request.print, request.take_over)
+        if request.HasField("stop_timeout"):
+            wanted = replace(wanted, stop_timeout=seconds(request.stop_timeout))
+        launched = await self._resuming.resume(
+            request.agent_session, request.spawn, wanted, context.time_remaining()
+        )
+        return pb.ResumeAgentSessionResponse(
+            agent=launched.agent,
+            agent_session=agent_session_to_wire(launched.row),
+            typed=launched.typed,
+            ended_pid=launched.ended_pid,
+        )
 
     # ---- adapters
 
