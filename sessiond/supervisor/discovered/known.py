@@ -218,6 +218,8 @@ class Discovered:
         }
         # Side by side: one that hangs is waited for by nobody else.
         await asyncio.gather(*(self._tell_owner(finder, *one) for one in fresh.items()))
+        if fresh:
+            self.changed.fire()
 
     async def _tell_owner(self, finder: Finder, adapter: str, agents: dict[str, str]) -> None:
         try:

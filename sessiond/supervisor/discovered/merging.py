@@ -32,7 +32,7 @@ class Views:
         overlay = self._overlays.get(key)
         if overlay is None or key[0] not in self._told.adapters:
             return None
-        return self._unfound(overlay, self._told.marked(key[0]))
+        return self._unfound(overlay)
 
     def all(self, adapters: Collection[str] = (), *, stopped: bool = True) -> Iterator[AgentSession]:
         """All of some adapters (none: of all), in no order."""
@@ -49,7 +49,7 @@ class Views:
         overlay = self._overlays.get(found.key)
         mark = found.life.mark or (overlay.mark if overlay is not None else "")
         waiting = self._overlays.pending_of(found.adapter, mark) if mark and overlay is None else None
-        if waiting is not None and self._told.marked(found.adapter).get(mark) is found:
+        if waiting is not None and self._told.opened(found.adapter, mark) is found:
             # It is the one that this was launched as; so it will be stored in a moment.
             overlay = replace(waiting, id=found.id)
         session, agent = split_mark(mark)
@@ -66,22 +66,21 @@ class Views:
 
     def unfound(self, adapter: str) -> list[Overlay]:
         """What was launched here and is told by no adapter, nor was found missing before."""
-        rows, marked = self._told.of(adapter), self._told.marked(adapter)
+        rows = self._told.of(adapter)
         return [
             one
             for one in self._overlays.of(adapter)
-            if one.agent and one.id not in rows and one.missing_since is None and not _shown(one, marked)
+            if one.agent and one.id not in rows and one.missing_since is None and not self._shown(one)
         ]
 
     def _unfound_of(self, adapter: str) -> Iterator[AgentSession]:
-        marked = self._told.marked(adapter)
         for overlay in self.unfound(adapter):
-            if (row := self._unfound(overlay, marked)) is not None:
+            if (row := self._unfound(overlay)) is not None:
                 yield row
 
-    def _unfound(self, overlay: Overlay, marked: Mapping[str, Found]) -> AgentSession | None:
+    def _unfound(self, overlay: Overlay) -> AgentSession | None:
         """A row of what was launched here and is told by no adapter; None once its agent has ended."""
-        if not overlay.agent or overlay.missing_since is not None or _shown(overlay, marked):
+        if not overlay.agent or overlay.missing_since is not None or self._shown(overlay):
             return None
         life = self._lives.get(overlay.mark, Life(alive=None, reason=UNTOLD, mark=overlay.mark))
         if life.alive is False:
@@ -89,7 +88,7 @@ class Views:
         found = Found(overlay.adapter, overlay.id, cwd=overlay.cwd, life=life)
         return replace(self.join(found), overlay=overlay)
 
-
-def _shown(overlay: Overlay, marked: Mapping[str, Found]) -> bool:
-    """Whether a row of another id shows what this one waits for."""
-    return bool(pending_mark(overlay.id)) and overlay.mark in marked
+    def _shown(self, overlay: Overlay) -> bool:
+        """Whether a row of another id shows what this one waits for."""
+        waits = bool(pending_mark(overlay.id))
+        return waits and self._told.opened(overlay.adapter, overlay.mark) is not None

@@ -80,6 +80,12 @@ class Told:
                 marked[one.life.mark] = one
         return marked
 
+    def opened(self, adapter: str, mark: str) -> Found | None:
+        """What an agent was launched to have open, as far as it can be told: one whose parent is not known
+        yet may have been spawned by that."""
+        one = self.marked(adapter).get(mark)
+        return None if one is None or (one.parent and one.parent not in self.of(adapter)) else one
+
     def spawned(self, one: Found) -> bool:
         """Whether it was spawned by a conversation that the same agent has open."""
         parent = self.of(one.adapter).get(one.parent) if one.parent else None

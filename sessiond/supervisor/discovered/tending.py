@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from sessiond.errors import SessiondError
 from sessiond.model.agent_session import Found, Key, Overlay
-from sessiond.model.conversation import pending_mark
+from sessiond.model.conversation import pending_mark, split_mark
 from sessiond.supervisor.discovered.overlays import Overlays
 from sessiond.supervisor.discovered.rows import News, Told
 
@@ -58,9 +58,9 @@ class Tender:
 
     def _concerns(self, one: Found) -> bool:
         kept = self._overlays.get(one.key)
-        return (kept is not None and kept.missing_since is not None) or (
-            bool(one.life.mark) and self._overlays.pending_of(one.adapter, one.life.mark) is not None
-        )
+        if kept is not None and (kept.missing_since is not None or _half_launched(kept, one)):
+            return True
+        return bool(one.life.mark) and self._overlays.pending_of(one.adapter, one.life.mark) is not None
 
     def _note_gain(self, one: Found, news: News) -> None:
         """One came to be open in an agent of ours: after another in the same process, it follows that."""
@@ -95,10 +95,9 @@ class Tender:
 
     async def _learn(self, adapter: str) -> bool:
         """Give those that wait for their id the one that their agent was found to have open."""
-        marked = self._told.marked(adapter)
         changed = False
         for one in self._overlays.pending:
-            found = marked.get(one.mark) if one.adapter == adapter else None
+            found = self._told.opened(adapter, one.mark) if one.adapter == adapter else None
             if found is None:
                 continue
             fresh = replace(one, id=found.id, missing_since=None)
@@ -129,11 +128,20 @@ class Tender:
         return changed
 
     async def _find(self, adapter: str) -> bool:
+        """Clear what was missing and is there, and enter agents that nobody could enter."""
         rows = self._told.of(adapter)
-        back = [one for one in self._overlays.of(adapter) if one.missing_since is not None and one.id in rows]
-        for one in back:
-            await self._overlays.put(replace(one, missing_since=None))
-        return bool(back)
+        changed = False
+        for one in self._overlays.of(adapter):
+            found = rows.get(one.id)
+            if found is None:
+                continue
+            fresh = replace(one, missing_since=None)
+            if _half_launched(one, found):
+                fresh = replace(fresh, agent=split_mark(found.life.mark)[1])
+            if fresh != one:
+                await self._overlays.put(fresh)
+                changed = True
+        return changed
 
     async def _collect(self, adapter: str, missing: set[Key]) -> bool:
         """Note what is missing since when, and forget what has been for long."""
@@ -155,3 +163,8 @@ class Tender:
                 forgotten.append(one.key)
         await self._overlays.drop(forgotten)
         return changed or bool(forgotten)
+
+
+def _half_launched(kept: Overlay, found: Found) -> bool:
+    """Whether its launch was kept but not as which agent: a supervisor died in between."""
+    return bool(kept.session) and not kept.agent and split_mark(found.life.mark)[0] == kept.session
