@@ -6,29 +6,17 @@ import hashlib
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
+from sessiond.adapters.gemini import chats
 from sessiond.adapters.reading import ends as files
 from sessiond.adapters.reading import texts
 from sessiond.adapters.reading.evidence import living
 from sessiond.adapters.reading.stamps import Stamps
 from sessiond.errors import InvalidArgument, NotFound, Unsupported
-from sessiond.model.agent_session import (
-    MARKER,
-    Found,
-    Life,
-    Message,
-    Plan,
-    Problem,
-    ToolUse,
-    Transcript,
-    Turn,
-    Wish,
-)
+from sessiond.model.agent_session import MARKER, Found, Life, Plan, Problem, Transcript, Wish
 from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, Processes, Told, Watched
 
 # One word of a command line holds no more, with the option's name before it.
@@ -38,61 +26,12 @@ _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # A transcript is read from here on at most; its last messages are at its end.
 _BACK: Final = 16 * 1024 * 1024
-_HIDDEN: Final = ("<session_context>", "This is the Gemini CLI.", "<state_snapshot>")
 _RUNTIMES: Final = frozenset({"node", "nodejs", "bun"})
-_BROKEN: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
-
-
-class _Record(msgspec.Struct):
-    """One line: the head, a message, a change of the head, or a step back."""
-
-    sessionId: Any = None
-    projectHash: Any = None
-    startTime: Any = None
-    lastUpdated: Any = None
-    kind: Any = None
-    summary: Any = None
-    directories: Any = None
-    messages: Any = None
-    id: Any = None
-    timestamp: Any = None
-    type: Any = None
-    content: Any = None
-    thoughts: Any = None
-    tokens: Any = None
-    model: Any = None
-    toolCalls: Any = None
-    set_: Any = msgspec.field(default=None, name="$set")
-    rewind: Any = msgspec.field(default=None, name="$rewindTo")
 
 
 class _Init(msgspec.Struct):
     type: str = ""
     session_id: str = ""
-
-
-_RECORD: Final = msgspec.json.Decoder(_Record)
-
-
-@dataclass(slots=True)
-class _Chat:
-    """What the ends of a conversation's file tell."""
-
-    path: str
-    id: str
-    cwd: str
-    kind: str = ""
-    parent: str = ""
-    model: str = ""
-    title: str = ""
-    first_prompt: str = ""
-    started_at: datetime | None = None
-    updated_at: datetime | None = None
-    whole: bool = True
-    turns: dict[str, _Record] = field(default_factory=dict)
-    """Messages by their ids: one that is written again takes the place of the earlier."""
-    spent: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Tokens by message, also of those that were taken back."""
 
 
 class Adapter:
@@ -205,7 +144,7 @@ class Adapter:
         before = self._paths.get(path)
         if before is not None and before.id != chat.id:
             yield from self._drop(path, touched)
-        found = _found(chat)
+        found = chats.found_of(chat)
         self._stamps.put(path, ends.stamp, found)
         self._paths[path] = found
         self._ids.setdefault(found.id, set()).add(path)
@@ -230,26 +169,26 @@ class Adapter:
         paths = self._ids.get(session)
         return self._paths[max(paths, key=os.path.basename)] if paths else None
 
-    def _chat(self, path: str, ends: files.Ends) -> _Chat | None:
+    def _chat(self, path: str, ends: files.Ends) -> chats.Chat | None:
         """Raises OSError."""
         old = path.endswith(".json")
         # Older ones are one object in many lines: only a whole one can be read.
         lines = files.lines(ends) if not old else [ends.head] if ends.whole else []
-        chat: _Chat | None = None
+        chat: chats.Chat | None = None
         for line in lines:
-            record = _record(line)
+            record = chats.record_of(line)
             if record is None:
                 continue
             if chat is None:
                 if not isinstance(record.sessionId, str) or not _ID.fullmatch(record.sessionId):
                     continue
-                chat = _Chat(path, record.sessionId, self._cwd(path, record), whole=ends.whole)
+                chat = chats.Chat(path, record.sessionId, self._cwd(path, record), whole=ends.whole)
                 inside = path[len(self._tmp) + 1 :].split("/")
                 chat.parent = inside[2] if len(inside) == 4 and _ID.fullmatch(inside[2]) else ""
-            _take(chat, record)
+            chats.take(chat, record)
         return chat
 
-    def _cwd(self, path: str, record: _Record) -> str:
+    def _cwd(self, path: str, record: chats.Record) -> str:
         """Folder of a project, which only a file beside its chats tells; of old ones the list of projects,
         whose hash names them. Raises OSError but where there is no such file."""
         folder = os.path.join(self._tmp, path[len(self._tmp) + 1 :].partition("/")[0])
@@ -266,7 +205,7 @@ class Adapter:
     def _projects(self) -> list[str]:
         try:
             told = msgspec.json.decode(files.read_small(os.path.join(self._home, "projects.json")))
-        except (FileNotFoundError, *_BROKEN):
+        except (FileNotFoundError, *chats.BROKEN):
             return []
         projects = told.get("projects") if isinstance(told, dict) else None
         return [each for each in projects if isinstance(each, str)] if isinstance(projects, dict) else []
@@ -322,13 +261,13 @@ class Adapter:
             )
         try:
             ends = files.read_ends(path, 0, _BACK)
-            chat = self._chat(path, ends) or _Chat(path, found.id, found.cwd, whole=ends.whole)
+            chat = self._chat(path, ends) or chats.Chat(path, found.id, found.cwd, whole=ends.whole)
             if not ends.whole:
                 # Its head is far away: all that is here are messages.
                 for line in files.tail_lines(ends):
-                    record = _record(line)
+                    record = chats.record_of(line)
                     if record is not None:
-                        _take(chat, record)
+                        chats.take(chat, record)
         except OSError as error:
             raise NotFound(
                 "transcript_missing",
@@ -336,7 +275,7 @@ class Adapter:
                 hint="look again with --refresh",
                 fields={"agent_session": found.id, "path": path},
             ) from error
-        messages = [each for record in chat.turns.values() for each in _messages(record)]
+        messages = [each for record in chat.turns.values() for each in chats.messages_of(record)]
         problems: tuple[Problem, ...] = ()
         if not ends.whole and path.endswith(".json"):
             problems = (files.malformed(self.name, path, "too long for a file of this old kind"),)
@@ -407,7 +346,7 @@ class Adapter:
         """The id in the line that `--output-format stream-json` begins with."""
         try:
             told = msgspec.json.decode(line.encode("utf-8", "replace"), type=_Init)
-        except _BROKEN:
+        except chats.BROKEN:
             return None
         return told.session_id if told.type == "init" and _UUID.fullmatch(told.session_id) else None
 
@@ -417,7 +356,7 @@ class Adapter:
         for _ in range(3):
             try:
                 told = msgspec.json.decode(files.read_small(os.path.join(folder, "package.json")))
-            except (OSError, *_BROKEN):
+            except (OSError, *chats.BROKEN):
                 told = None
             if isinstance(told, dict) and isinstance(told.get("version"), str):
                 return str(told["version"])[:64]
@@ -433,193 +372,3 @@ def _executes(process: Process) -> bool:
         if not word.startswith("-"):
             return word.rpartition("/")[2] in ("gemini", "gemini.js") or "/@google/gemini-cli/" in word
     return False
-
-
-def _record(line: bytes) -> _Record | None:
-    if not line:
-        return None
-    try:
-        return _RECORD.decode(line)
-    except _BROKEN:
-        return None
-
-
-def _take(chat: _Chat, record: _Record) -> None:
-    """What one more line changes."""
-    if isinstance(record.rewind, str):
-        _rewind(chat, record.rewind)
-    elif isinstance(record.set_, dict):
-        _take_head(chat, record.set_)
-    elif isinstance(record.id, str) and isinstance(record.type, str):
-        _add(chat, record)
-    elif record.sessionId is not None:
-        names = ("startTime", "lastUpdated", "kind", "summary", "messages")
-        _take_head(chat, {name: getattr(record, name) for name in names})
-
-
-def _take_head(chat: _Chat, told: dict[Any, Any]) -> None:
-    # A head is written anew when one goes on.
-    chat.started_at = chat.started_at or texts.from_iso(told.get("startTime"))
-    chat.updated_at = texts.from_iso(told.get("lastUpdated")) or chat.updated_at
-    chat.kind = texts.shorten(texts.as_text(told.get("kind"))) or chat.kind
-    chat.title = texts.shorten(texts.as_text(told.get("summary"))) or chat.title
-    if isinstance(told.get("messages"), list):
-        chat.turns.clear()
-        for each in told["messages"]:
-            try:
-                record = msgspec.convert(each, _Record)
-            except _BROKEN:
-                continue
-            if isinstance(record.id, str) and isinstance(record.type, str):
-                _add(chat, record)
-
-
-def _rewind(chat: _Chat, to: str) -> None:
-    """A message and all after it are taken back; where it is not known, all that is."""
-    ids = list(chat.turns)
-    for each in ids[ids.index(to) :] if to in chat.turns else ids:
-        del chat.turns[each]
-
-
-def _add(chat: _Chat, record: _Record) -> None:
-    chat.turns[record.id] = record
-    chat.updated_at = texts.from_iso(record.timestamp) or chat.updated_at
-    if record.type == "user" and not chat.first_prompt:
-        chat.first_prompt = _prompt(record)
-    if record.type == "gemini":
-        chat.model = texts.shorten(texts.as_text(record.model)) or chat.model
-        tokens = record.tokens if isinstance(record.tokens, dict) else {}
-        tokens_in, tokens_out = texts.as_count(tokens.get("input")), texts.as_count(tokens.get("output"))
-        if tokens_in is not None and tokens_out is not None:
-            chat.spent[record.id] = tokens_in, tokens_out
-
-
-def _text(content: object) -> str:
-    """The texts of a message's parts."""
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else [content]
-    found = (
-        texts.as_text(part.get("text")) if isinstance(part, dict) else texts.as_text(part) for part in parts
-    )
-    return "\n".join(text for text in found if text)
-
-
-def _hidden(text: str) -> bool:
-    """Whether the program said it in the user's place."""
-    return text.lstrip().startswith(_HIDDEN)
-
-
-def _prompt(record: _Record) -> str:
-    text = _text(record.content)
-    return "" if _hidden(text) else texts.shorten(text)
-
-
-def _found(chat: _Chat) -> Found:
-    prompts = [text for record in chat.turns.values() if record.type == "user" and (text := _prompt(record))]
-    native = {"path": chat.path[:4096].encode("utf-8", "replace").decode()}
-    if chat.kind:
-        native["kind"] = chat.kind
-    tokens_in, tokens_out = _tokens(chat) if chat.whole else (None, None)
-    turn = _turn(chat)
-    return Found(
-        "gemini",
-        chat.id,
-        cwd=chat.cwd,
-        model=chat.model,
-        title=chat.title,
-        first_prompt=chat.first_prompt,
-        last_prompt=prompts[-1] if prompts else chat.first_prompt,
-        started_at=chat.started_at,
-        updated_at=chat.updated_at,
-        tokens_in=tokens_in,
-        tokens_out=tokens_out,
-        parent=chat.parent if chat.parent != chat.id else "",
-        turn=turn,
-        activity="thinking" if turn is Turn.WORKING else "",
-        native=native,
-    )
-
-
-def _turn(chat: _Chat) -> Turn:
-    """After a prompt, and after tools, the model is asked; its word alone ends a turn, as does an error."""
-    for record in reversed(chat.turns.values()):
-        if record.type == "user":
-            if _hidden(_text(record.content)):
-                continue
-            return Turn.WORKING
-        if record.type == "gemini":
-            return Turn.WORKING if record.toolCalls else Turn.DONE
-        if record.type == "error":
-            return Turn.DONE
-    return Turn.UNKNOWN
-
-
-def _tokens(chat: _Chat) -> tuple[int | None, int | None]:
-    """Sums over all messages that tell."""
-    if not chat.spent:
-        return None, None
-    sums = (sum(each) for each in zip(*chat.spent.values(), strict=True))
-    tokens_in, tokens_out = (texts.as_count(each) for each in sums)
-    return tokens_in, tokens_out
-
-
-def _messages(record: _Record) -> Iterator[Message]:
-    """One record as messages: its text, the tools it calls, what these said."""
-    role = {"user": "user", "gemini": "assistant"}.get(texts.as_text(record.type), "system")
-    said = _text(record.content)
-    if role == "user" and _hidden(said):
-        return
-    moment = texts.from_iso(record.timestamp)
-    text, shortened = texts.cut(said)
-    thinking, also = texts.cut(_thoughts(record.thoughts))
-    calls = (
-        [call for call in record.toolCalls if isinstance(call, dict)]
-        if isinstance(record.toolCalls, list)
-        else []
-    )
-    tokens = record.tokens if isinstance(record.tokens, dict) else {}
-    tools = tuple(_call(call) for call in calls)
-    if text or thinking or tools:
-        yield Message(
-            role,
-            text,
-            thinking,
-            tools,
-            moment,
-            texts.shorten(texts.as_text(record.model)),
-            texts.as_count(tokens.get("input")),
-            texts.as_count(tokens.get("output")),
-            shortened or also,
-        )
-    results = tuple(_result(call) for call in calls if call.get("result") is not None)
-    if results:
-        yield Message("tool", tools=results, time=moment)
-
-
-def _thoughts(thoughts: object) -> str:
-    parts = [each for each in thoughts if isinstance(each, dict)] if isinstance(thoughts, list) else []
-    words = (texts.as_text(each.get(name)) for each in parts for name in ("subject", "description"))
-    return "\n".join(word for word in words if word)
-
-
-def _call(call: dict[Any, Any]) -> ToolUse:
-    content, _ = texts.cut(_json(call.get("args")), texts.TOOL_MAX)
-    return ToolUse(_short(call.get("id")), _short(call.get("name")), content)
-
-
-def _result(call: dict[Any, Any]) -> ToolUse:
-    shown = call.get("resultDisplay")
-    content, _ = texts.cut(shown if isinstance(shown, str) else _json(call["result"]), texts.TOOL_MAX)
-    return ToolUse(_short(call.get("id")), content=content, result=True, failed=call.get("status") == "error")
-
-
-def _short(value: object) -> str:
-    return texts.shorten(texts.as_text(value))
-
-
-def _json(value: object) -> str:
-    try:
-        return "" if value is None else msgspec.json.encode(value).decode()
-    except _BROKEN:
-        return ""
