@@ -1,0 +1,139 @@
+"""Processes as /proc tells them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sessiond.discovery.processes import LiveProcess, LiveProcesses, mark_of, parse_locks, read_stat
+
+
+@contextmanager
+def running(*argv: str, **how: object) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(argv, **how)  # type: ignore[call-overload]
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_process_is_told_as_it_is(tmp_path: Path) -> None:
+    with (
+        (tmp_path / "file").open("w") as opened,
+        running("sleep", "60", cwd=tmp_path, env={"A": "b=c", "EMPTY": ""}, stdout=opened) as child,
+    ):
+        process = LiveProcesses().get(child.pid)
+        assert process is not None
+        assert process.comm == "sleep"
+        assert os.path.samefile(process.exe, shutil.which("sleep") or "")
+        assert process.argv == ("sleep", "60")
+        assert process.cwd == str(tmp_path)
+        assert process.environment == {"A": "b=c", "EMPTY": ""}
+        assert str(tmp_path / "file") in process.open_files
+        assert process.parent == os.getpid()
+        assert process.mark == ""
+
+
+def test_a_name_that_looks_like_the_rest_of_the_line_misleads_nobody(tmp_path: Path) -> None:
+    program = tmp_path / "a) Z 1 (b"
+    shutil.copy(shutil.which("sleep") or "", program)
+    with running(str(program), "60") as child:
+        stat = read_stat(child.pid)
+        assert stat is not None
+        assert (stat.comm, stat.parent) == ("a) Z 1 (b", os.getpid())
+
+
+def test_a_zombie_does_not_live() -> None:
+    child = subprocess.Popen(["true"])
+    pidfd = os.pidfd_open(child.pid)
+    try:
+        select.select([pidfd], [], [])
+        assert LiveProcesses().get(child.pid) is None
+        assert all(one.pid != child.pid for one in LiveProcesses().all())
+    finally:
+        os.close(pidfd)
+        child.wait()
+
+
+def test_what_ended_meanwhile_is_empty() -> None:
+    with running("sleep", "60", env={"A": "b"}) as child:
+        process = LiveProcesses().get(child.pid)
+        assert process is not None
+    assert (process.exe, process.cwd, process.mark) == ("", "", "")
+    assert (process.argv, process.environment, process.open_files) == ((), {}, frozenset())
+
+
+def test_a_recycled_pid_is_told_nothing_of() -> None:
+    stat = read_stat(os.getpid())
+    assert stat is not None
+    other = LiveProcess(os.getpid(), stat._replace(start_time=stat.start_time - 1))
+    assert other.exe == ""
+    assert other.environment == {}
+
+
+def test_all_holds_those_of_this_user_and_no_threads_of_the_kernel() -> None:
+    with running("sleep", "60") as child:
+        processes = LiveProcesses()
+        pids = {one.pid for one in processes.all()}
+        assert {child.pid, os.getpid()} <= pids
+        assert 2 not in pids or read_stat(2) is None or processes.get(2).comm != "kthreadd"  # type: ignore[union-attr]
+
+
+def test_none_of_that_pid() -> None:
+    assert LiveProcesses().get(0) is None
+    assert LiveProcesses().get(-1) is None
+    assert LiveProcesses().get(2**22) is None
+
+
+def test_the_holder_of_a_flock_is_found_by_device_and_inode(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        status = os.fstat(file.fileno())
+        key = (status.st_dev, status.st_ino)
+        assert LiveProcesses().lock_holders()[key] == os.getpid()
+        fcntl.flock(file, fcntl.LOCK_UN)
+        assert key not in LiveProcesses().lock_holders()
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("1: FLOCK  ADVISORY  WRITE 77 fe:1a:2212026 0 EOF", {(os.makedev(0xFE, 0x1A), 2212026): 77}),
+        ("1: FLOCK  ADVISORY  READ 77 00:123:5 0 EOF", {(os.makedev(0, 0x123), 5): 77}),
+        ("1: -> FLOCK  ADVISORY  WRITE 78 fe:1a:2212026 0 EOF", {}),
+        ("2: POSIX  ADVISORY  WRITE 77 fe:1a:2212026 0 EOF", {}),
+        ("3: FLOCK  ADVISORY  WRITE 0 fe:1a:2212026 0 EOF", {}),
+        ("3: FLOCK  ADVISORY  WRITE -1 fe:1a:2212026 0 EOF", {}),
+        ("4: FLOCK  ADVISORY  WRITE 77 <none>:0 0 EOF", {}),
+        ("", {}),
+    ],
+)
+def test_a_line_of_locks(line: str, told: dict[tuple[int, int], int]) -> None:
+    assert parse_locks(line) == told
+
+
+_SESSION, _AGENT = "0123456789ab4def8123456789abcdef", "a1b2c3d4e5f60718"
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "mark"),
+    [
+        (f"0::/user.slice/sessiond.slice/sessiond-agent@{_SESSION}-{_AGENT}.service\n", True),
+        (f"12:cpu:/x\n1:name=systemd:/sessiond-agent@{_SESSION}-{_AGENT}.service/inner\n0::/\n", True),
+        (f"0::/sessiond-session@{_SESSION}.service\n", False),
+        ("0::/sessiond-agent@x-y.service\n", False),
+        ("0::/\n", False),
+        ("", False),
+    ],
+)
+def test_the_mark_is_that_of_our_agents_unit(cgroup: str, mark: bool) -> None:
+    assert mark_of(cgroup) == (f"{_SESSION}-{_AGENT}" if mark else "")
