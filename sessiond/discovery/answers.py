@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +46,8 @@ def answer_plainly(adapter: AgentAdapter, question: wire.Question) -> Any:
 
 def _search(adapter: AgentAdapter, search_path: str) -> Probe:
     """Look for the program as a shell does."""
+    import shutil  # Late: it loads every archive format, for what is seldom asked.
+
     path = shutil.which(adapter.program, path=search_path or None) if adapter.program else None
     return Probe(
         adapter=adapter.name,

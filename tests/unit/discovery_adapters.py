@@ -39,12 +39,12 @@ class Notes:
             for path in sorted(self.folder.rglob("*.json")):
                 yield from self._read(path)
             return
-        for path in sorted(changed):
-            if path.endswith(".json"):
-                yield from self._read(Path(path))
+        for name in sorted(changed):
+            if name.endswith(".json"):
+                yield from self._read(Path(name))
             else:
                 for session, said in list(self._said.items()):
-                    if said["path"].startswith(path + "/") and not os.path.exists(said["path"]):
+                    if said["path"].startswith(name + "/") and not os.path.exists(said["path"]):
                         del self._said[session]
                         yield Gone(session)
 

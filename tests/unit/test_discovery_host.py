@@ -126,6 +126,11 @@ def who(process: subprocess.Popen[bytes]) -> dict[str, int]:
     return {"pid": process.pid, "start_time": stat.start_time}
 
 
+def life(process: subprocess.Popen[bytes]) -> Life:
+    it = who(process)
+    return Life(True, pid=it["pid"], start_time=it["start_time"])
+
+
 @contextmanager
 def pidfds(*pids: int) -> Iterator[list[int]]:
     fds = [os.pidfd_open(pid) for pid in pids]
@@ -238,7 +243,7 @@ async def test_a_process_with_our_marker_is_seen_when_somebody_looks() -> None:
         await case.finder.refresh(["one"])
         with sleeping(os.environ | {MARKER: "one:a"}) as child, sleeping(os.environ | {MARKER: "one:new"}):
             await case.finder.look("one")
-            assert case.row("one", "a").life == Life(True, **who(child))
+            assert case.row("one", "a").life == life(child)
             found = await case.finder.is_alive("one", "a")
             assert found is not None
             assert found.life.alive
@@ -264,7 +269,7 @@ async def test_a_process_that_may_be_any_makes_them_unknown() -> None:
 async def test_a_process_is_ended_by_a_word_or_by_force() -> None:
     async with finding("one") as case:
         with sleeping() as child:
-            found = Found("one", "a", life=Life(True, **who(child)))
+            found = Found("one", "a", life=life(child))
             recycled = replace(found, life=replace(found.life, start_time=1))
             assert not await case.finder.end("one", recycled, 5.0)
             assert child.poll() is None
@@ -272,7 +277,7 @@ async def test_a_process_is_ended_by_a_word_or_by_force() -> None:
             assert child.wait() == -signal.SIGTERM
             assert not await case.finder.end("one", found, 5.0)
         with stubborn() as child:
-            assert await case.finder.end("one", Found("one", "a", life=Life(True, **who(child))), 0.01)
+            assert await case.finder.end("one", Found("one", "a", life=life(child)), 0.01)
             assert child.wait() == -signal.SIGKILL
         with pytest.raises(Conflict) as raised:
             await case.finder.end("one", Found("one", "a", life=Life(None, "who knows")), 1.0)
