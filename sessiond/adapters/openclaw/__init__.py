@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Final
+from typing import Final
 
 import msgspec
 
@@ -54,9 +54,7 @@ class Adapter:
     title = "OpenClaw"
     program = "openclaw"
     verified = "2026.9.6"
-    abilities: ClassVar[frozenset[str]] = frozenset(
-        {"launch", "print", "resume", "transcript", "choose-id", "model"}
-    )
+    abilities = frozenset({"launch", "print", "resume", "transcript", "choose-id", "model"})
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         home = environment.get("OPENCLAW_HOME") or environment.get("HOME") or os.path.expanduser("~")

@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import ClassVar, Final
+from typing import Final
 
 import msgspec
 
@@ -40,7 +40,7 @@ from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, P
 # The kernel takes no longer word in a command line, the closing NUL among it.
 _WORD_MAX: Final = 128 * 1024 - 1
 _DATABASE: Final = re.compile(r"opencode(-[A-Za-z0-9._-]+)?\.db")
-_MODEL: Final = re.compile(r"[\w.-]+/[^\s\x00]{1,200}")
+_MODEL: Final = re.compile(r"\w[\w.-]*/[^\s\x00]{1,200}")
 _NAMES: Final = ("opencode", ".opencode")
 # What runs it where it is no program of its own.
 _INTERPRETERS: Final = ("bun", "node", "nodejs", "deno")
@@ -61,9 +61,7 @@ class Adapter:
     title = "OpenCode"
     program = "opencode"
     verified = "1.18.33"
-    abilities: ClassVar[frozenset[str]] = frozenset(
-        {"launch", "print", "resume", "transcript", "model", "permission"}
-    )
+    abilities = frozenset({"launch", "print", "resume", "transcript", "model", "permission"})
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         home = environment.get("HOME") or os.path.expanduser("~")
