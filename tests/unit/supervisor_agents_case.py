@@ -21,6 +21,7 @@ from sessiond.model.agent import AgentEnd, AgentSpec, AgentUnit, new_agent_id
 from sessiond.model.state import SessionState
 from sessiond.model.unit import UnitStatus, agent_unit
 from sessiond.paths import Paths, private_folder
+from sessiond.ports.discovery import Finder
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from sessiond.rpc._generated.v1 import agents_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 from sessiond.rpc.server import Server
@@ -239,8 +240,9 @@ class House:
 
 
 @asynccontextmanager
-async def house(folder: Path) -> AsyncIterator[House]:
-    """A supervisor that serves, over an init system in memory."""
+async def house(folder: Path, finder: Finder | None = None) -> AsyncIterator[House]:
+    """A supervisor that serves, over an init system in memory, and over a finder in memory where one is
+    given."""
     made = House(folder)
     private_folder(made.paths.runtime)
     private_folder(made.paths.state)
@@ -249,7 +251,15 @@ async def house(folder: Path) -> AsyncIterator[House]:
         mirror = Mirror(made.init)
         following = asyncio.create_task(mirror.run())
         settings = config.load(made.paths.config_file)
-        made.parts = await parts.build(stack, made.paths, settings, made.init, mirror, units=made.of)  # type: ignore[arg-type]
+        made.parts = await parts.build(
+            stack,
+            made.paths,
+            settings,
+            made.init,
+            mirror,
+            units=made.of,  # type: ignore[arg-type]
+            make_finder=None if finder is None else lambda: finder,
+        )
         await made.parts.load()
         await made.parts.server.start()
         async with grpc.aio.insecure_channel(f"unix:{made.paths.socket}") as made.channel:
