@@ -25,6 +25,8 @@ _SHELL_TOOLS = (
 _AGENT_TOOLS = ("Agent", "Task", "task", "spawn_agent")
 # What programs put before a person's words by themselves begins so.
 _NOT_A_PROMPT = ("<", "# AGENTS.md", "Caveat:", "This is the Gemini CLI")
+# What they put around them: OpenClaw the time before and the machine after; OpenCode quotes, too.
+_WRAPPING = re.compile(r"\A\[[A-Z][a-z]{2} [^]]*UTC\] |\n\nRuntime: agent=.*\Z")
 _HELD = re.compile(r"\bslow\b(?:\s+(\d+(?:\.\d+)?))?")
 _FAIL = re.compile(r"\bfail\b(?:\s+(\d{3}))?")
 _LONG = re.compile(r"\blong\b")
@@ -215,8 +217,7 @@ def _last(turns: Sequence[_Turn]) -> tuple[str, str | None]:
         if who == "tool" and result is None:
             result = text
         if who == "user" and text.strip() and not text.lstrip().startswith(_NOT_A_PROMPT):
-            # OpenCode puts the words of its command line into quotes.
-            return text.strip().strip('"'), result
+            return _WRAPPING.sub("", text.strip()).strip('"'), result
     return "", result
 
 

@@ -212,7 +212,7 @@ def _install(package: Package) -> None:
     draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-draft-", dir=final.parent))
     try:
         draft.chmod(0o755)
-        done = _run_npm(program, draft, f"{package.npm}@{package.version}")
+        done = _run_npm(program, draft, f"{package.npm}@{package.version}", node_for(package))
         if done.returncode:
             lines = (done.stderr or done.stdout).strip().splitlines()
             raise ProgramsUnavailable(f"npm could not install {package.npm}: " + " / ".join(lines[-6:]))
@@ -229,7 +229,7 @@ def _install(package: Package) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _run_npm(program: str, folder: Path, what: str) -> subprocess.CompletedProcess[str]:
+def _run_npm(program: str, folder: Path, what: str, node: str) -> subprocess.CompletedProcess[str]:
     # A project of its own: npm would search for one above.
     (folder / "package.json").write_text('{"private": true}\n')
     command = [program, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--no-package-lock"]
@@ -241,6 +241,9 @@ def _run_npm(program: str, folder: Path, what: str) -> subprocess.CompletedProce
         what,
     ]
     given = {name: value for name, value in started_with().items() if name != "NODE_OPTIONS"}
+    if node:
+        # What it runs after unpacking asks which node it is.
+        given["PATH"] = f"{Path(node).parent}:{given_path()}"
     try:
         return subprocess.run(
             command,
