@@ -104,7 +104,28 @@ def _marked_pi(home: Path) -> Processes:
     return FakeProcesses(FakeProcess(100, comm="pi", exe="/usr/bin/node", environment=environment))
 
 
+def _lay_acp(home: Path) -> dict[str, str]:
+    folder = home / ".local/state/sessiond/acp"
+    folder.mkdir(parents=True)
+    for path in FIXTURES.glob("acp/*.jsonl"):
+        shutil.copy(path, folder)
+    return {}
+
+
+_locked: dict[Path, tuple[int, int]] = {}
+
+
+def _locking_acp(home: Path) -> Processes:
+    # Who holds the lock keeps it, whatever is put in the file's place.
+    journal = home / ".local/state/sessiond/acp/talked.jsonl"
+    status = journal.lstat()
+    if stat.S_ISREG(status.st_mode):
+        _locked[home] = status.st_dev, status.st_ino
+    return FakeProcesses(FakeProcess(100, comm="python3"), locks={_locked[home]: 100})
+
+
 CASES += [
+    Case("acp", _lay_acp, _locking_acp, frozenset({"talked"})),
     Case("pi", _lay_pi, _marked_pi, frozenset({"my-id-1"})),
     # Pi's own adapter tells of what is broken in the tree of both.
     Case("pi-rust", _lay_pi_rust),

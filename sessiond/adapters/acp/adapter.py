@@ -326,11 +326,13 @@ class _Story:
             if not self._first_at:
                 self.prompt, self._first_at = self.last_prompt, last
             self.turn, self.activity = Turn.WORKING, "thinking"
-        elif line.type in ("message", "result", "answered"):
+        elif line.type == "answered":
             self.turn, self.activity = Turn.WORKING, "thinking"
-        elif line.type == "tool":
-            self.turn = Turn.WORKING
-            self.activity = shorten(f"running {as_text(line.title) or 'a tool'}")
+        elif line.type in ("message", "result", "tool"):
+            # Other tools may go on, and tell so, while somebody is asked.
+            if self.turn is not Turn.WAITING:
+                running = shorten(f"running {as_text(line.title) or 'a tool'}")
+                self.turn, self.activity = Turn.WORKING, running if line.type == "tool" else "thinking"
         elif line.type == "asked":
             self.turn, self.activity = Turn.WAITING, "waiting for permission"
         elif line.type == "turn":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import termios
+from contextlib import suppress
 from typing import Final, Protocol
 
 import msgspec
@@ -88,6 +90,10 @@ class _Terminal:
             name = as_text(option.get("name")) or as_text(option.get("kind"))
             lines.append(f"  {number}) {shorten(name)}")
         _write("\n".join(lines) + "\n")
+        # What was typed before anybody was asked is no answer.
+        self._rest = b""
+        with suppress(termios.error):
+            termios.tcflush(0, termios.TCIFLUSH)
         while True:
             answer = await self.read(f"1-{len(options)}, or Enter to refuse: ")
             if answer is None or not answer.strip():
