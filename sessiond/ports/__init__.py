@@ -4,21 +4,32 @@ Protocols.
 Backends are named by composition roots alone. What belongs to discovery is in ``ports.discovery``.
 """
 
-from sessiond.ports.agents import AgentEvent, AgentGone, AgentsListed, AgentTold, AgentUnits, AgentUnitSpec
-from sessiond.ports.store import MetadataStore, OverlayStore
-from sessiond.ports.terminal import Screen, ScreenText
-from sessiond.ports.units import (
-    Connected,
-    DaemonSpec,
-    EnablementChanged,
-    InitInfo,
-    InitSystem,
-    Lost,
-    UnitAppeared,
-    UnitChanged,
-    UnitEvent,
-    UnitRemoved,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sessiond.ports.agents import (
+        AgentEvent,
+        AgentGone,
+        AgentsListed,
+        AgentTold,
+        AgentUnits,
+        AgentUnitSpec,
+    )
+    from sessiond.ports.store import MetadataStore, OverlayStore
+    from sessiond.ports.terminal import Screen, ScreenText
+    from sessiond.ports.units import (
+        Connected,
+        DaemonSpec,
+        EnablementChanged,
+        InitInfo,
+        InitSystem,
+        Lost,
+        UnitAppeared,
+        UnitChanged,
+        UnitEvent,
+        UnitRemoved,
+    )
 
 __all__ = [
     "AgentEvent",
@@ -42,3 +53,12 @@ __all__ = [
     "UnitEvent",
     "UnitRemoved",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Late: who runs an adapter needs discovery alone, and the rest takes longer to load than that.
+    for module in ("units", "agents", "store", "terminal") if name in __all__ else ():
+        if (found := getattr(import_module(f"{__name__}.{module}"), name, None)) is not None:
+            globals()[name] = found
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
