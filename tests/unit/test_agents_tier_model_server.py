@@ -240,7 +240,7 @@ def test_a_failure_is_an_http_error(model: ModelServer, api: str) -> None:
     status, raw = _post(model, path, body)
     assert status == 529
     assert "error" in json.loads(raw)
-    assert model.wait("fail").history == ["serving", "failed"]
+    assert model.wait("fail", "failed").history == ["serving", "failed"]
 
 
 @pytest.mark.parametrize("api", APIS)
