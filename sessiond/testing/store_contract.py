@@ -40,7 +40,7 @@ OVERLAY = Overlay(
     labels={"team": "core", "empty": ""},
     annotations={"note": "x\ty", "json": '{"a": [1]}'},
     group="night",
-    cwd="/home/user/project",
+    cwd="/srv/project",
     spec='{"model": "m"}',
     launched_at=WHEN,
     missing_since=WHEN + timedelta(days=1, microseconds=1),

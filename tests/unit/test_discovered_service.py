@@ -145,7 +145,7 @@ async def test_refusals(made: House) -> None:
         "status_invalid": listed(made, filter=pb.AgentSessionFilter(statuses=[99])),  # type: ignore[list-item]
         "path_invalid": listed(made, filter=pb.AgentSessionFilter(cwd="relative")),
         "label_invalid": listed(made, filter=pb.AgentSessionFilter(label_keys=["-"])),
-        "time_invalid": listed(made, filter=pb.AgentSessionFilter(since={"seconds": 2**60})),  # type: ignore[arg-type]
+        "time_invalid": listed(made, filter=pb.AgentSessionFilter(since={"seconds": 2**60})),
         "session_not_found": listed(made, filter=pb.AgentSessionFilter(session="nobody")),
         "page_token_invalid": listed(made, page_token="x"),
         "agent_session_missing": stub(made).GetAgentSession(pb.GetAgentSessionRequest()),
