@@ -156,7 +156,7 @@ class _Conversation:
                     return status
                 line = await self._telling.read("> ")
                 if line is None:
-                    return status
+                    return 0
                 prompt = line.strip()
                 if not prompt:
                     continue
