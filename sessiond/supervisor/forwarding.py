@@ -28,6 +28,8 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
 )
+# What a daemon says that ends: its next life can be asked.
+_LEAVING = "daemon_restarting"
 # Channels kept open that nobody uses at the moment.
 _IDLE = 32
 
@@ -60,6 +62,8 @@ class _Link:
         self.channel = grpc.aio.insecure_channel(unix_address(str(socket)), options=_OPTIONS)
         self.uses = 0
         self.retired = False
+        # Whether it has said that it ends.
+        self.leaving = False
 
     async def connected(self) -> bool:
         """Wait for a connection; False where the attempt failed."""
@@ -89,15 +93,17 @@ class Daemons:
 
     @asynccontextmanager
     async def reach(self, session: str) -> AsyncIterator[Reached]:
-        """A daemon that answers; raises Unreachable `daemon_unreachable` at once where none does."""
+        """A daemon that answers and does not end; raises Unreachable `daemon_unreachable` at once if none."""
         link = await self._link(session)
+        if link.leaving:
+            raise unreachable(session, "it ends")
         link.uses += 1
         try:
             # A channel that failed once would wait before it tries again: it is never asked twice.
             if not await link.connected():
                 await self._retire(session, link)
                 raise unreachable(session, "nobody answers on its socket")
-            yield Reached(session, link.channel)
+            yield Reached(session, link)
         finally:
             link.uses -= 1
             await self._let_go(link)
@@ -147,10 +153,11 @@ class Daemons:
 class Reached:
     """A daemon with a connection to it. Messages are bytes; a call goes there once, or not at all."""
 
-    def __init__(self, session: str, channel: grpc.aio.Channel) -> None:
+    def __init__(self, session: str, link: _Link) -> None:
         self._session = session
+        self._link = link
         # Without serializers messages are bytes, which its types do not tell.
-        self._channel: Any = channel
+        self._channel: Any = link.channel
 
     async def unary(self, method: str, request: bytes, *, timeout: float | None, effect: bool) -> bytes:
         """The answer. ``effect`` says that the call changes something. Raises DaemonStatus for what the
@@ -159,7 +166,7 @@ class Reached:
         try:
             answer: bytes = await call
         except grpc.aio.AioRpcError as failed:
-            raise _told(failed, self._session, effect=effect) from failed
+            raise self._told(failed, effect=effect) from failed
         return answer
 
     async def responses(
@@ -171,7 +178,7 @@ class Reached:
             while (message := await call.read()) is not grpc.aio.EOF:
                 yield message
         except grpc.aio.AioRpcError as failed:
-            raise _told(failed, self._session, effect=False) from failed
+            raise self._told(failed, effect=False) from failed
         finally:
             call.cancel()
 
@@ -186,13 +193,21 @@ class Reached:
             while (message := await call.read()) is not grpc.aio.EOF:
                 yield message
         except grpc.aio.AioRpcError as failed:
-            raise _told(failed, self._session, effect=True) from failed
+            raise self._told(failed, effect=True) from failed
         finally:
             sending.cancel()
             call.cancel()
             await asyncio.wait([sending])
             if not sending.cancelled() and (fault := sending.exception()) is not None:
                 log.error("messages of a client are no longer sent on", exc_info=fault)
+
+    def _told(self, failed: grpc.aio.AioRpcError, *, effect: bool) -> Exception:
+        """What a failed call means: the daemon's own word, or that it went away over it."""
+        told = _told(failed, self._session, effect=effect)
+        if isinstance(told, DaemonStatus) and (error := told.error()).code == _LEAVING:
+            self._link.leaving = True
+            return unreachable(self._session, f"it went away: {error.message}", lost=effect)
+        return told
 
 
 async def _send(call: Any, requests: AsyncIterator[bytes]) -> None:

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from sessiond.daemon.leaving import leaving
 from sessiond.errors import Conflict, NotFound, SessiondError, Unreachable
 from sessiond.model.state import SessionState
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
@@ -211,6 +212,21 @@ async def test_a_question_over_which_a_daemon_dies_is_asked_of_the_next(home: Ho
     await call
     [asked] = following.requests
     assert 0 < asked.timeout.ToSeconds() < 60
+
+
+async def test_a_question_to_a_daemon_that_ends_is_asked_of_the_next(home: House) -> None:
+    session, daemon = await home.running("shop")
+    daemon.fault = leaving()
+    call = home.stub.GetAgent(get("shop"), timeout=PATIENCE)
+    await daemon.asked.wait()
+    # It serves until it is gone, and is asked nothing more.
+    error = await home.fails(home.stub.SpawnAgent(pb.SpawnAgentRequest(session="shop"), timeout=0.2))
+    assert error.code == "call_timeout"
+    await daemon.stop()
+    following = await home.daemon(session)
+    home.parts.directory.changed.fire()
+    await call
+    assert (len(daemon.requests), len(following.requests)) == (1, 1)
 
 
 async def test_a_question_that_ends_every_daemon_is_not_asked_for_ever(home: House) -> None:
