@@ -36,6 +36,7 @@ from tests.unit.adapter_case import (
     life_of,
     problems_of,
 )
+from tests.unit.opencode_case import ASKED, EMBEDDED, lay_lock, lay_openclaw, lay_opencode
 
 # Seconds after which something hangs; nothing here takes a hundredth of it.
 HANGS = 60
@@ -183,6 +184,43 @@ def _marked_gemini(home: Path) -> Processes:
 CASES += [
     Case("codex", _lay_codex, _locked_codex, frozenset({_CODEX})),
     Case("gemini", _lay_gemini, _marked_gemini, frozenset({_GEMINI})),
+]
+
+
+def _lay_opencode(home: Path) -> dict[str, str]:
+    lay_opencode(home)
+    for place, data in (
+        ("session/global/ses_old", {"id": "ses_old", "directory": "/home/user/project", "title": "Old"}),
+        ("message/ses_old/msg_1", {"id": "msg_1", "role": "user", "time": {"created": 1}}),
+        ("part/msg_1/prt_1", {"type": "text", "text": "hello"}),
+    ):
+        path = home / f".local/share/opencode/storage/{place}.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(data))
+    return {}
+
+
+def _running_opencode(home: Path) -> Processes:
+    database = str(home / ".local/share/opencode/opencode.db")
+    exe = "/opt/opencode-ai/bin/opencode.exe"
+    return FakeProcesses(
+        FakeProcess(2**22 + 1, 10**12, "opencode", exe, cwd="/home/user/project", open_files=[database])
+    )
+
+
+def _lay_openclaw(home: Path) -> dict[str, str]:
+    lay_openclaw(home)
+    lay_lock(home)
+    return {"TMPDIR": str(home)}
+
+
+def _running_openclaw(home: Path) -> Processes:
+    return FakeProcesses(FakeProcess(4242, 1295856, "openclaw-agent", "/usr/bin/node"))
+
+
+CASES += [
+    Case("opencode", _lay_opencode, _running_opencode, frozenset({ASKED, "ses_old"})),
+    Case("openclaw", _lay_openclaw, _running_openclaw, frozenset({EMBEDDED})),
 ]
 
 

@@ -188,9 +188,9 @@ class Adapter:
             lock: Mapping[str, object] = {}
             try:
                 lock = decode(read_small(path))
-            except FileNotFoundError:
-                continue
             except OSError as error:
+                if isinstance(error, FileNotFoundError) and not os.path.islink(path):
+                    continue
                 why = f"cannot be read: {error.strerror or error}"
             else:
                 why = "names no process"

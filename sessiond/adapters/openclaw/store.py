@@ -61,7 +61,7 @@ class Row:
     running: bool
 
 
-class _OtherFormat(Exception):
+class _OtherFormat(sqlite3.DatabaseError):
     """The tables are not those that are known."""
 
 

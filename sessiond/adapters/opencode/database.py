@@ -71,7 +71,7 @@ _PROMPT: Final = 'instr(data, \'"type":"text"\') AND NOT instr(data, \'"syntheti
 _PARTS: Final = "SELECT data FROM part WHERE message_id = ? ORDER BY id DESC LIMIT 20"
 
 
-class _OtherFormat(Exception):
+class _OtherFormat(sqlite3.DatabaseError):
     """The tables are not those that are known."""
 
 
