@@ -142,6 +142,25 @@ async def test_a_conversation_that_changes_under_its_process_is_followed() -> No
         assert {row.agent for row in await known.rows()} == {AGENT}
 
 
+async def test_a_conversation_that_is_gone_back_to_is_the_agents_again() -> None:
+    async with knowing(found("old", life=alive(pid=7, mark=MARK))) as known:
+        await known.launched("old", labels={"team": "x"}, launched_at=BEGUN)
+        await known.rows()
+        known.finder.tell(
+            Rows("claude-code", [found("old"), found("new", minutes=1, life=alive(pid=7, mark=MARK))])
+        )
+        await known.finder.read()
+        await tended(known, lambda _: known.finder.owned == {"claude-code": {MARK: "new"}})
+        known.now += timedelta(minutes=1)
+        known.finder.tell(
+            Rows("claude-code", [found("new"), found("old", minutes=2, life=alive(pid=7, mark=MARK))])
+        )
+        await known.finder.read()
+        await tended(known, lambda _: known.finder.owned == {"claude-code": {MARK: "old"}})
+        kept = known.kept()["claude-code", "old"]
+        assert (kept.prompt, kept.labels) == ("do it", {"team": "x"})
+
+
 async def test_another_program_within_an_agent_does_not_take_its_place() -> None:
     async with knowing(found("main", life=alive(pid=7, mark=MARK))) as known:
         await known.launched("main")

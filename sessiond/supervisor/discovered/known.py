@@ -179,19 +179,33 @@ class Discovered:
             self._untended.clear()
             adapters, self._dirty = self._dirty, set()
             whole, self._whole = self._whole, set()
-            await self.look_at_agents()
-            missing = {
-                one.key
-                for adapter in whole
-                for one in self._overlays.of(adapter)
-                if (life := self._lives.known.get(one.mark)) is not None and life.alive is False
-            }
-            before = set(self._overlays.all)
-            if await self._tender.tend(adapters, whole, missing):
-                self._watchers.changed(before | set(self._overlays.all))
-                self.changed.fire()
+            try:
+                await self._tend_once(adapters, whole)
+            except Exception as error:
+                # Nothing is lost: what is shown is joined in memory, and this is done the next time.
+                self._dirty |= adapters
+                self._whole |= whole
+                if isinstance(error, SessiondError):
+                    log.warning("what is kept beside conversations was not written: %s", error.message)
+                else:
+                    log.exception("what is kept beside conversations was not written")
             await self._tell_owners(finder)
             await self._untended.wait()
+
+    async def _tend_once(self, adapters: set[str], whole: set[str]) -> None:
+        await self.look_at_agents()
+        missing = {
+            one.key
+            for adapter in whole
+            for one in self._overlays.of(adapter)
+            if (life := self._lives.known.get(one.mark)) is not None and life.alive is False
+        }
+        before = set(self._overlays.all)
+        try:
+            await self._tender.tend(adapters, whole, missing)
+        finally:
+            self._watchers.changed(before | set(self._overlays.all))
+            self.changed.fire()
 
     async def look_at_agents(self) -> None:
         """Ask whether the agents live whose conversation no adapter tells of."""
@@ -288,7 +302,7 @@ class Discovered:
     async def find(self, word: str) -> AgentSession:
         """The one that a word means, as it is known. Raises NotFound `agent_session_not_found`,
         InvalidArgument `agent_session_ambiguous`, `agent_session_missing`."""
-        await self.ready()
+        await self.ready(self._chooser.split(word)[0])
         try:
             return await self._chooser.find(word)
         except NotFound:
@@ -394,8 +408,10 @@ class Discovered:
     def activities(self, session: str) -> Mapping[str, str]:
         """What agents of a session do, by their id, as far as is known; starts the finder for the next
         question where agents of it have conversations."""
-        if not self.running:
-            if any(one.session == session and one.agent for one in self._overlays.all.values()):
+        if self._finder is None:
+            if not self._closed and any(
+                one.session == session and one.agent for one in self._overlays.all.values()
+            ):
                 _ = self.finder
             return {}
         rows = [row for found in self._told.live() if (row := self._views.join(found)).session == session]

@@ -46,6 +46,7 @@ class Told:
         self._live: dict[str, set[str]] = {adapter: set() for adapter in self._rows}
         self._heard: dict[str, float] = {}
         self._answered: set[str] = set()
+        self._stale: set[str] = set()
         # Never changed in place: other threads read it.
         self.troubles: tuple[Trouble, ...] = ()
 
@@ -104,7 +105,7 @@ class Told:
 
     def stale(self, adapter: str) -> bool:
         """Whether the adapter as a whole is in trouble: its rows are its last good answer."""
-        return any(not trouble.problem.path for trouble in self.troubles_of(adapter))
+        return adapter in self._stale
 
     def troubles_of(self, adapter: str) -> Sequence[Trouble]:
         """What trouble one adapter has."""
@@ -155,8 +156,10 @@ class Told:
             place = problem.path, problem.code
             known = before.get(place)
             after[place] = Trouble(problem, now if known is None else known.since)
-            if not problem.path:
-                self._answered.add(event.adapter)
+        self._stale.discard(event.adapter)
+        if any(not problem.path for problem in event.problems):
+            self._stale.add(event.adapter)
+            self._answered.add(event.adapter)
         self._troubles[event.adapter] = after
         self.troubles = tuple(one for told in self._troubles.values() for one in told.values())
         return News(

@@ -3,18 +3,14 @@ process, what is missing, what has been missing for long."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from sessiond.errors import SessiondError
 from sessiond.model.agent_session import Found, Key, Overlay
 from sessiond.model.conversation import pending_mark, split_mark
 from sessiond.supervisor.discovered.overlays import Overlays
 from sessiond.supervisor.discovered.rows import News, Told
-
-log = logging.getLogger(__name__)
 
 # With such trouble nobody can say that a conversation is missing.
 _BLINDING = frozenset({"file_unreadable", "format_newer"})
@@ -76,26 +72,20 @@ class Tender:
             if pid is not None and any(life.pid == pid for life in lives) and not self._told.spawned(one):
                 self._succession[other.key] = one.id
 
-    async def tend(self, adapters: set[str], whole: set[str], missing: set[Key]) -> bool:
+    async def tend(self, adapters: set[str], whole: set[str], missing: set[Key]) -> None:
         """Bring the overlays of these up to date; ``whole`` are those all of whose files were just looked at,
-        ``missing`` what was launched here and whose agent is known to have ended. Returns whether any
-        changed. What cannot be written is logged, and tried again the next time."""
-        changed = False
+        ``missing`` what was launched here and whose agent is known to have ended. Raises as the store does;
+        what was done until then stays."""
         async with self._overlays.lock:
-            try:
-                for adapter in adapters:
-                    changed |= await self._learn(adapter)
-                    changed |= await self._find(adapter)
-                changed |= await self._succeed()
-                for adapter in whole:
-                    changed |= await self._collect(adapter, missing)
-            except SessiondError as error:
-                log.warning("what is kept beside conversations could not be written: %s", error.message)
-        return changed
+            for adapter in adapters:
+                await self._learn(adapter)
+                await self._find(adapter)
+            await self._succeed()
+            for adapter in whole:
+                await self._collect(adapter, missing)
 
-    async def _learn(self, adapter: str) -> bool:
+    async def _learn(self, adapter: str) -> None:
         """Give those that wait for their id the one that their agent was found to have open."""
-        changed = False
         for one in self._overlays.pending:
             found = self._told.opened(adapter, one.mark) if one.adapter == adapter else None
             if found is None:
@@ -103,34 +93,26 @@ class Tender:
             fresh = replace(one, id=found.id, missing_since=None)
             held = self._overlays.get(fresh.key)
             await self._overlays.put(merged(fresh, held) if held else fresh, instead_of=one.key)
-            changed = True
-        return changed
 
-    async def _succeed(self) -> bool:
+    async def _succeed(self) -> None:
         """Have conversations that took the place of others in a process be known as their agent's."""
-        changed = False
         while self._succession:
             (key, heir) = next(iter(self._succession.items()))
             before, held = self._overlays.get(key), self._overlays.get((key[0], heir))
             if before is not None and before.agent:
-                fresh = Overlay(
-                    key[0],
-                    heir,
+                fresh = replace(
+                    held or Overlay(key[0], heir, cwd=before.cwd, spec=before.spec),
                     session=before.session,
                     agent=before.agent,
-                    cwd=before.cwd,
-                    spec=before.spec,
                     launched_at=self._now(),
                 )
-                await self._overlays.put(merged(fresh, held) if held else fresh)
-                changed = True
-            del self._succession[key]
-        return changed
+                await self._overlays.put(fresh)
+            if self._succession.get(key) == heir:
+                del self._succession[key]
 
-    async def _find(self, adapter: str) -> bool:
+    async def _find(self, adapter: str) -> None:
         """Clear what was missing and is there, and enter agents that nobody could enter."""
         rows = self._told.of(adapter)
-        changed = False
         for one in self._overlays.of(adapter):
             found = rows.get(one.id)
             if found is None:
@@ -140,16 +122,14 @@ class Tender:
                 fresh = replace(fresh, agent=split_mark(found.life.mark)[1])
             if fresh != one:
                 await self._overlays.put(fresh)
-                changed = True
-        return changed
 
-    async def _collect(self, adapter: str, missing: set[Key]) -> bool:
+    async def _collect(self, adapter: str, missing: set[Key]) -> None:
         """Note what is missing since when, and forget what has been for long."""
         troubles = self._told.troubles_of(adapter)
         if any(not one.problem.path or one.problem.code in _BLINDING for one in troubles):
-            return False
+            return
         rows, now = self._told.of(adapter), self._now()
-        changed, forgotten = False, []
+        forgotten = []
         for one in self._overlays.of(adapter):
             if one.id in rows:
                 continue
@@ -158,11 +138,9 @@ class Tender:
                 since = now
                 if self._keep:
                     await self._overlays.put(replace(one, missing_since=now))
-                    changed = True
             if since is not None and now - since >= self._keep:
                 forgotten.append(one.key)
         await self._overlays.drop(forgotten)
-        return changed or bool(forgotten)
 
 
 def _half_launched(kept: Overlay, found: Found) -> bool:
