@@ -24,7 +24,7 @@ _SECONDS = 0.5
 _PLAIN = re.compile(r"[\w.,@%+-]+")
 _ID_DIGITS = 8
 _CONVERSATIONS = 200
-_CONVERSATION = re.compile(r"[\w.:@+-]+")
+_CONVERSATION = re.compile(r"[\w.,:@%+/-]+")
 
 
 @verb(
@@ -112,7 +112,8 @@ def complete_anything(ctx: click.Context, incomplete: str) -> list[CompletionIte
 
 
 def complete_conversations(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-    """Conversations by the beginning of their ids, the latest first; as many as a person looks through."""
+    """Conversations by id, `ADAPTER:ID` or `SESSION/AGENT`, the latest first; as many as a person looks
+    through."""
     from sessiond.rpc._generated.v1 import discovery_pb2 as pb
 
     app = ctx.find_object(App)
@@ -124,7 +125,8 @@ def complete_conversations(ctx: click.Context, incomplete: str) -> list[Completi
     response = app.supervisor.call(service.ListAgentSessions, request, timeout=_SECONDS)
     found = []
     for one in response.agent_sessions:
-        for word in (one.id, f"{one.adapter}:{one.id}"):
+        agent = f"{one.session_name}/{one.agent_name}" if one.agent_name else ""
+        for word in (one.id, f"{one.adapter}:{one.id}", agent):
             if word.startswith(incomplete) and _CONVERSATION.fullmatch(word):
                 found.append(CompletionItem(word, help=one.title or one.first_prompt))
                 break
@@ -132,20 +134,11 @@ def complete_conversations(ctx: click.Context, incomplete: str) -> list[Completi
 
 
 def complete_adapters(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-    """Names of adapters."""
-    from sessiond.rpc._generated.v1 import discovery_pb2 as pb
+    """Names of adapters: those of this release, for which nobody needs to be asked."""
+    from sessiond.adapters import ADAPTERS
 
-    app = ctx.find_object(App)
-    if app is None:
-        return []
-    response = app.supervisor.call(
-        app.supervisor.discovery.ProbeAdapters, pb.ProbeAdaptersRequest(), timeout=_SECONDS
-    )
-    return [
-        CompletionItem(one.name, help=one.title)
-        for one in response.adapters
-        if one.name.startswith(incomplete)
-    ]
+    named = ctx.params.get("names") or ()
+    return [CompletionItem(one) for one in ADAPTERS if one.startswith(incomplete) and one not in named]
 
 
 def complete_command(incomplete: str, words: Sequence[str]) -> list[CompletionItem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -27,8 +28,8 @@ COLOURS = {
     "unknown": render.YELLOW,
     "stopped": render.DIM,
 }
-# What tells most apart, and is short enough to type.
-SHORT_ID = 8
+# So much of an id is shown where there is little room. Ids that begin with their time need more than others.
+_SHORT = 13
 
 
 class ConversationTarget(click.ParamType[str]):
@@ -132,6 +133,32 @@ def problem_object(message: Any) -> dict[str, Any]:
     }
 
 
+def message_object(message: Any) -> dict[str, Any]:
+    """One message of a conversation."""
+    from sessiond.cli.jsonout import time_text
+
+    return {
+        "role": message.role,
+        "text": message.text,
+        "thinking": message.thinking or None,
+        "tools": [
+            {
+                "id": tool.id or None,
+                "name": tool.name or None,
+                "content": tool.content,
+                "result": tool.result,
+                "failed": tool.failed,
+            }
+            for tool in message.tools
+        ],
+        "time": time_text(message, "time"),
+        "model": message.model or None,
+        "tokens_in": message.tokens_in if message.HasField("tokens_in") else None,
+        "tokens_out": message.tokens_out if message.HasField("tokens_out") else None,
+        "cut": message.cut,
+    }
+
+
 def status_word(number: int) -> str:
     """A status of the wire; one that this release does not know is shown by number."""
     from sessiond.rpc._generated.v1 import discovery_pb2 as pb
@@ -153,10 +180,29 @@ def status_number(word: str) -> Any:
 
 
 def shown_id(one: dict[str, Any]) -> str:
-    """As much of an id as people type; what has none yet is named by its agent."""
+    """What people type for one: its id, or where it has none yet, its agent."""
     if one["id"].startswith("agent:"):
         return shown_agent(one) or str(one["id"])
     return str(one["id"])
+
+
+def short_ids(found: list[dict[str, Any]]) -> list[str]:
+    """The same, as short as tells those apart that are listed."""
+    ids = sorted({str(one["id"]) for one in found})
+    # What has most in common with an id stands beside it.
+    shared = dict.fromkeys(ids, 0)
+    for before, after in pairwise(ids):
+        length = next(
+            (i for i, (one, other) in enumerate(zip(before, after, strict=False)) if one != other),
+            len(before),
+        )
+        shared[before] = max(shared[before], length)
+        shared[after] = max(shared[after], length)
+    words = []
+    for one in found:
+        word = shown_id(one)
+        words.append(word[: max(_SHORT, shared[word] + 1)] if word in shared else word)
+    return words
 
 
 def shown_agent(one: dict[str, Any]) -> str:
@@ -169,6 +215,11 @@ def shown_agent(one: dict[str, Any]) -> str:
 def shown_status(one: dict[str, Any]) -> str:
     """Status and, beside it, what it does."""
     return str(one["status"]) + (f" ({one['activity']})" if one["activity"] else "")
+
+
+def readable(text: str) -> str:
+    """A text of many lines as it can be shown on a terminal: nothing in it moves the cursor."""
+    return "\t".join(render.plain(part, keep_newlines=True) for part in text.split("\t"))
 
 
 def conversation_line(one: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -17,17 +18,20 @@ from sessiond.cli.conversation import (
     conversation_line,
     conversation_object,
     problem_object,
+    short_ids,
     shown_agent,
     shown_id,
     shown_status,
     status_number,
 )
+from sessiond.cli.exits import UsageFault
 from sessiond.cli.verb import TARGET, absolute, verb
 from sessiond.errors import InvalidArgument
 
 LARGEST_LIMIT = 10_000
 # What a narrow terminal goes without, the first named first.
 _DISPENSABLE = ("AGENT", "MODEL", "PID")
+_HELP = "sessionctl discovered --help"
 # Columns that may be cut: what it is about, the folder, the id.
 _SHRINK = (6, 5, 0)
 _HEADER = ["ID", "ADAPTER", "STATUS", "UPDATED", "PID", "FOLDER", "ABOUT", "MODEL", "AGENT"]
@@ -69,10 +73,15 @@ def discovered(
     --json says how old that is (age_ms) and whether its adapter failed since (stale).
 
     Without -a stopped ones are left out. Options that are given more than once: any of the adapters and
-    statuses, all of the labels.
+    statuses, all of the labels. On a terminal ids are shown shortened, as they can be typed. Where --limit
+    leaves some out, stderr says how to go on; with --json as an object with next_page_token and total.
     """
     from sessiond.rpc._generated.v1 import discovery_pb2 as pb
 
+    if follow and (limit or page or refresh or errors):
+        raise UsageFault(
+            "usage", "--follow goes with none of --limit, --page, --refresh, --errors", hint=_HELP
+        )
     if not 0 <= limit <= LARGEST_LIMIT:
         raise InvalidArgument("limit_invalid", f"not a limit: {limit}", hint=f"1 to {LARGEST_LIMIT}")
     wanted = _filter(**filters)
@@ -90,7 +99,7 @@ def discovered(
     elif found:
         for line in conversation_table(found):
             app.print(line)
-    _note(app, response, found, narrowed=bool(wanted.ByteSize()), everything=wanted.include_stopped)
+    _note(app, response, found, wanted)
 
 
 def _filter(
@@ -129,16 +138,14 @@ def moment(text: str) -> Any:
 
     from sessiond.cli.life import duration
 
-    if days := re.fullmatch(r"([0-9]{1,6})d", text):
-        return datetime.now(UTC) - timedelta(days=int(days[1]))
+    days = re.fullmatch(r"([0-9]{1,6})d", text)
     try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        pass
-    else:
-        return found.astimezone(UTC)
-    try:
-        return datetime.now(UTC) - timedelta(seconds=duration(text))
+        if days is not None:
+            return datetime.now(UTC) - timedelta(days=int(days[1]))
+        try:
+            return datetime.fromisoformat(text).astimezone(UTC)
+        except ValueError:
+            return datetime.now(UTC) - timedelta(seconds=duration(text))
     except (InvalidArgument, OverflowError) as error:
         raise InvalidArgument(
             "since_invalid",
@@ -148,12 +155,18 @@ def moment(text: str) -> Any:
         ) from error
 
 
-def _note(app: App, response: Any, found: list[Any], *, narrowed: bool, everything: bool) -> None:
+def _note(app: App, response: Any, found: list[Any], wanted: Any) -> None:
     """What the list leaves out, on stderr."""
     if not found and not app.json:
-        hint = "" if everything else " (sessionctl discovered -a shows stopped ones too)"
-        app.note("None fits." if narrowed and everything else f"No agent runs that could be found{hint}.")
-    if response.next_page_token:
+        stopped = wanted.include_stopped or status_number("stopped") in wanted.statuses
+        narrowed = any(field.name != "include_stopped" for field, _ in wanted.ListFields())
+        told = "None fits" if narrowed else "None was found" if stopped else "None runs"
+        app.note(told + ("." if stopped else ": sessionctl discovered -a shows stopped ones too."))
+    if response.next_page_token and app.json:
+        rest = {"next_page_token": response.next_page_token, "total": response.total}
+        app.flush()
+        app.print_json(rest, indent=None, file=sys.stderr)
+    elif response.next_page_token:
         app.note(f"{response.total} in all; go on with: --page {response.next_page_token}")
     if response.problems and not app.json:
         count = len(response.problems)
@@ -163,11 +176,12 @@ def _note(app: App, response: Any, found: list[Any], *, narrowed: bool, everythi
 
 def conversation_table(found: list[dict[str, Any]]) -> list[str]:
     """Lines of the table; why a status is what it is stands below its row."""
-    rows = [_cells(one) for one in found]
+    columns = render.terminal_width()
+    ids = [shown_id(one) for one in found] if columns is None else short_ids(found)
+    rows = [_cells(one) | {"ID": word} for one, word in zip(found, ids, strict=True)]
     colour = {row["STATUS"]: COLOURS.get(one["status"], "") for row, one in zip(rows, found, strict=True)}
     notes = {index: _troubles(one) for index, one in enumerate(found)}
     header = [name for name in _HEADER if name != "AGENT" or any(one["agent"] for one in found)]
-    columns = render.terminal_width()
     for left_out in range(len(_DISPENSABLE) + 1):
         kept = [name for name in header if name not in _DISPENSABLE[:left_out]]
         shrink = tuple(kept.index(_HEADER[one]) for one in _SHRINK)
@@ -180,7 +194,6 @@ def conversation_table(found: list[dict[str, Any]]) -> list[str]:
 
 def _cells(one: dict[str, Any]) -> dict[str, str]:
     return {
-        "ID": shown_id(one),
         "ADAPTER": one["adapter"],
         "STATUS": shown_status(one),
         "UPDATED": f"{render.ago(one['updated_at'])} ago" if one["updated_at"] else "-",

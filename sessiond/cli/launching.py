@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_PROMPT_MAX = 2 << 20
 # The adapter whose program is not its own: it is named on the command line.
 _FOREIGN = "acp"
 
@@ -102,7 +101,7 @@ def read_prompt(source: str) -> str:
 
 
 def launch(app: App, adapter: str, spawn: Any, prompt: Prompted, words: Sequence[str], *, tell: bool) -> Any:
-    """Start a new conversation; returns the agent."""
+    """Start a new conversation; returns what LaunchAgentSession answered."""
     from sessiond.client.sync import JOB_TIMEOUT
     from sessiond.rpc._generated.v1 import discovery_pb2 as pb
 
@@ -115,7 +114,7 @@ def launch(app: App, adapter: str, spawn: Any, prompt: Prompted, words: Sequence
     made = app.supervisor.call(service.LaunchAgentSession, request, timeout=JOB_TIMEOUT)
     if tell:
         tell_started(app, made)
-    return made.agent
+    return made
 
 
 def tell_started(app: App, made: Any) -> None:

@@ -8,7 +8,14 @@ import click
 
 from sessiond.cli import render
 from sessiond.cli.app import App
-from sessiond.cli.conversation import conversation, conversation_line, conversation_object, problem_object
+from sessiond.cli.conversation import (
+    conversation,
+    conversation_line,
+    conversation_object,
+    message_object,
+    problem_object,
+    readable,
+)
 from sessiond.cli.verb import verb
 from sessiond.errors import InvalidArgument
 
@@ -44,7 +51,7 @@ def peek(app: App, target: str, tail: int) -> None:
     request = pb.ReadTranscriptRequest(agent_session=target, tail=tail)
     response = app.supervisor.call(app.supervisor.discovery.ReadTranscript, request)
     one = conversation_object(app, response.agent_session)
-    messages = [_message(message) for message in response.messages]
+    messages = [message_object(message) for message in response.messages]
     problems = [problem_object(problem) for problem in response.problems]
     if app.json:
         app.print_json(
@@ -61,31 +68,6 @@ def peek(app: App, target: str, tail: int) -> None:
         app.note(f"{render.plain(problem['path'] or problem['adapter'])}: {render.plain(problem['reason'])}")
 
 
-def _message(message: Any) -> dict[str, Any]:
-    from sessiond.cli.jsonout import time_text
-
-    return {
-        "role": message.role,
-        "text": message.text,
-        "thinking": message.thinking or None,
-        "tools": [
-            {
-                "id": tool.id or None,
-                "name": tool.name or None,
-                "content": tool.content,
-                "result": tool.result,
-                "failed": tool.failed,
-            }
-            for tool in message.tools
-        ],
-        "time": time_text(message, "time"),
-        "model": message.model or None,
-        "tokens_in": message.tokens_in if message.HasField("tokens_in") else None,
-        "tokens_out": message.tokens_out if message.HasField("tokens_out") else None,
-        "cut": message.cut,
-    }
-
-
 def _show(app: App, one: dict[str, Any], messages: list[dict[str, Any]], *, has_more: bool) -> None:
     app.print(conversation_line(one))
     if has_more:
@@ -97,7 +79,7 @@ def _show(app: App, one: dict[str, Any], messages: list[dict[str, Any]], *, has_
         role = render.paint(render.plain(message["role"]), _ROLE_COLOURS.get(message["role"], ""), on=on)
         app.print(role + render.paint(when, render.DIM, on=on))
         if message["text"]:
-            app.print(render.plain(message["text"].strip("\n"), keep_newlines=True))
+            app.print(readable(message["text"].strip("\n")))
         if message["cut"]:
             app.print("…")
         for tool in message["tools"]:
@@ -108,7 +90,7 @@ def _show(app: App, one: dict[str, Any], messages: list[dict[str, Any]], *, has_
 
 
 def _tool(tool: dict[str, Any]) -> list[str]:
-    lines = render.plain(tool["content"].strip("\n"), keep_newlines=True).split("\n")
+    lines = readable(tool["content"].strip("\n")).split("\n")
     head = "<-" if tool["result"] else f"-> {render.plain(tool['name'] or 'tool')}"
     more = [f"   … {len(lines) - _TOOL_LINES} more lines"] if len(lines) > _TOOL_LINES else []
     return [f"{head} {lines[0]}".rstrip(), *(f"   {line}" for line in lines[1:_TOOL_LINES]), *more]

@@ -13,6 +13,7 @@ from sessiond.cli.exits import UsageFault
 from sessiond.cli.launching import Prompted, folder_of, prompted, read_prompt, tell_started
 from sessiond.cli.run import Caller, Run, session_for, spawn_request, stay
 from sessiond.cli.verb import TARGET, interactive, verb
+from sessiond.errors import NotFound
 
 _WISHES: dict[str, Any] = {
     "restart": None,
@@ -91,7 +92,7 @@ def takeover(app: App, *, target: str, prompt: Prompted, detach: bool, yes: bool
 
     If its process runs it is ended, after asking: SIGTERM, and SIGKILL 10 s later. Then the conversation is
     resumed in a unit and a terminal that outlive you: in --session, or in that of the folder it works in,
-    which becomes one if it is none.
+    which becomes one if it is none. One that runs in a session already is only attached to.
     """
     from sessiond.rpc._generated.v1 import discovery_pb2 as pb
 
@@ -100,14 +101,28 @@ def takeover(app: App, *, target: str, prompt: Prompted, detach: bool, yes: bool
         service.GetAgentSession, pb.GetAgentSessionRequest(agent_session=target)
     ).agent_session
     one = conversation_object(app, message)
-    if message.HasField("pid") and not yes:
+    if message.HasField("pid") and not yes and not _runs_here(app, message):
         _ask(app, one, message.pid)
     words = read_prompt(prompt.file) if prompt.file is not None else ""
     _resume(app, target, words, prompt, take_over=True, detach=detach, **wishes)
 
 
-def _ask(app: App, one: dict[str, Any], pid: int) -> None:
+def _runs_here(app: App, message: Any) -> bool:
+    """Whether what runs is an agent of a session: nothing is ended then. That one is named says nothing: it
+    may be the one that it ran as before somebody went on with it by hand."""
+    from sessiond.rpc._generated.v1 import agents_pb2 as pb
 
+    if not message.agent:
+        return False
+    request = pb.GetAgentRequest(session=message.session, agent=message.agent)
+    try:
+        agent = app.supervisor.call(app.supervisor.agents.GetAgent, request).agent
+    except NotFound:
+        return False
+    return not agent.HasField("ended_at")
+
+
+def _ask(app: App, one: dict[str, Any], pid: int) -> None:
     if not interactive():
         raise UsageFault(
             "confirmation_needed",
@@ -129,6 +144,7 @@ def _resume(
     session: str | None,
     **wishes: Any,
 ) -> None:
+    from sessiond.cli.answering import said_so_far, stay_for_answer
     from sessiond.client.sync import JOB_TIMEOUT
     from sessiond.rpc._generated.v1 import discovery_pb2 as pb
 
@@ -140,7 +156,11 @@ def _resume(
     ).agent_session
     # The same one from here on, whatever else comes to be called so.
     target = f"{found.adapter}:{found.id}"
-    spawn.session = session_for(app, session, "" if session else folder_of(found, target)).id
+    if take_over or found.status == pb.AGENT_SESSION_STATUS_STOPPED:
+        spawn.session = session_for(app, session, "" if session else folder_of(found, target)).id
+    else:
+        # It is typed to where it runs, or left alone: no folder becomes a session for that.
+        spawn.session = session or ""
     spawn.cwd = found.cwd
     request = pb.ResumeAgentSessionRequest(
         agent_session=target,
@@ -150,6 +170,8 @@ def _resume(
         print=prompt.print,
         take_over=take_over,
     )
+    answers = prompt.print and not detach
+    before = said_so_far(app, target) if answers else None
     made = app.supervisor.call(service.ResumeAgentSession, request, timeout=JOB_TIMEOUT)
     if made.HasField("ended_pid"):
         app.note(f"Ended process {app.host.pid(made.ended_pid) or made.ended_pid}.")
@@ -158,5 +180,8 @@ def _resume(
             app.print(f"typed to {render.plain(f'{made.agent.session_name}/{made.agent.name}')}")
         else:
             tell_started(app, made)
+        return
+    if answers:
+        stay_for_answer(app, made, before)
         return
     stay(app, made.agent, terminal=made.agent.tty and caller.terminal)

@@ -195,13 +195,20 @@ def run(
     request.session = found.id
     request.cwd = _folder(folder, found.path, chosen=bool(given))
     if adapter is not None:
-        agent = launch(app, adapter, request, prompt, command, tell=detach)
+        made = launch(app, adapter, request, prompt, command, tell=detach)
+        agent = made.agent
     else:
         agent = app.supervisor.call(app.supervisor.agents.SpawnAgent, request, timeout=_spawning()).agent
         if detach:
             _tell(app, app.agent(agent))
-    if not detach:
-        stay(app, agent, terminal=agent.tty and caller.terminal)
+    if detach:
+        return
+    if prompt.print and not agent.tty:
+        from sessiond.cli.answering import stay_for_answer
+
+        stay_for_answer(app, made)
+        return
+    stay(app, agent, terminal=agent.tty and caller.terminal)
 
 
 def _spawning() -> float:

@@ -96,8 +96,9 @@ class Follower:
         return bool(piece.offset >= told or kind == "ended")
 
 
-async def copy(app: App, route: Route) -> Outcome:
-    """Copy both streams of an agent to ours until it ends. Raises BrokenPipeError where nobody reads."""
+async def copy(app: App, route: Route, *, stdout: bool = True) -> Outcome:
+    """Copy both streams of an agent, or its stderr alone, to ours until it ends. Raises BrokenPipeError where
+    nobody reads."""
     from sessiond.cli.terminal import Outcome
     from sessiond.rpc._generated.v1 import agents_pb2 as pb
 
@@ -111,7 +112,8 @@ async def copy(app: App, route: Route) -> Outcome:
             left.set_result(number)
 
     async def pass_on() -> Any:
-        async with aclosing(Follower(route, pb.OUTPUT_STREAM_BOTH).pieces()) as pieces:
+        wanted = pb.OUTPUT_STREAM_BOTH if stdout else pb.OUTPUT_STREAM_STDERR
+        async with aclosing(Follower(route, wanted).pieces()) as pieces:
             async for piece in pieces:
                 if piece.HasField("data"):
                     await (err if piece.stream == pb.OUTPUT_STREAM_STDERR else out).write(piece.data)

@@ -89,8 +89,9 @@ def attach(
     return outcome
 
 
-def stream_plain(app: App, session: str, agent: str) -> Outcome:
-    """Copy an agent's stdout to stdout and its stderr to stderr, byte for byte, until it ends.
+def stream_plain(app: App, session: str, agent: str, *, stdout: bool = True) -> Outcome:
+    """Copy an agent's stdout to stdout (unless that is not wanted) and its stderr to stderr, byte for byte,
+    until it ends.
 
     Ctrl-C goes to the agent; a second one within a second leaves it running.
     """
@@ -98,7 +99,7 @@ def stream_plain(app: App, session: str, agent: str) -> Outcome:
 
     app.flush()
     route = Route(app, session, agent)
-    outcome = asyncio.run(copy(app, route))
+    outcome = asyncio.run(copy(app, route, stdout=stdout))
     if outcome.detached:
         _tell(app, route, outcome)
     return outcome

@@ -42,7 +42,9 @@ class _Row:
 class Daemon(agents_pb2_grpc.AgentsServiceServicer):
     """One session's daemon: does what it is told to its agents, and keeps what it was asked.
 
-    ``faults`` are raised by method, ``codes`` told of agents by their name in a batch.
+    ``faults`` are raised by method, ``codes`` told of agents by their name in a batch. What agents print is in
+    ``printed``; one whose record is followed ends with ``exit_status`` when all of it was read, and
+    ``at_end`` is called before.
     """
 
     session: str
@@ -50,6 +52,9 @@ class Daemon(agents_pb2_grpc.AgentsServiceServicer):
     asked: list[tuple[str, Any]] = field(default_factory=list)
     faults: dict[str, SessiondError] = field(default_factory=dict)
     codes: dict[str, str] = field(default_factory=dict)
+    printed: dict[Any, bytes] = field(default_factory=dict)
+    exit_status: int = 0
+    at_end: Callable[[Any], None] = lambda _agent: None
 
     def add(self, name: str, state: str = "running", **fields: Any) -> Any:
         """One agent more; ids count from 1."""
@@ -129,6 +134,24 @@ class Daemon(agents_pb2_grpc.AgentsServiceServicer):
 
     async def WaitAgent(self, request: Any, context: Any) -> Any:
         return pb.WaitAgentResponse(agent=self._one("WaitAgent", request))
+
+    async def SendInput(self, request: Any, context: Any) -> Any:
+        self._one("SendInput", request)
+        return pb.SendInputResponse(bytes=1)
+
+    async def StreamRecord(self, request: Any, context: Any) -> Any:
+        one = self._one("StreamRecord", request)
+        both = request.stream == pb.OUTPUT_STREAM_BOTH
+        for stream, data in self.printed.items():
+            if both or stream == request.stream:
+                yield pb.StreamRecordResponse(stream=stream, data=data)
+        if request.follow:
+            if one.state not in ENDED:
+                self.at_end(one)
+                one.state = pb.AGENT_STATE_FAILED if self.exit_status else pb.AGENT_STATE_COMPLETED
+                one.exit_status = self.exit_status
+                one.ended_at.GetCurrentTime()
+            yield pb.StreamRecordResponse(ended=one)
 
     async def BatchAgents(self, request: Any, context: Any) -> Any:
         self._note("BatchAgents", request)

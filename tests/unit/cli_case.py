@@ -22,6 +22,7 @@ from sessiond.cli import main
 from sessiond.paths import Paths, private_folder
 from sessiond.supervisor import parts
 from sessiond.supervisor.mirror import Mirror
+from sessiond.testing.fake_finder import FakeFinder
 from sessiond.testing.fake_init import FakeInit
 
 T = TypeVar("T")
@@ -66,10 +67,11 @@ def ctl(*words: str, terminal: bool = False, typed: str = "") -> Outcome:
 
 
 class StandIn:
-    """A supervisor that serves while entered; its init system is ``init``."""
+    """A supervisor that serves while entered; its init system is ``init``, its ``finder`` one in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, finder: FakeFinder | None = None) -> None:
         self.init = FakeInit()
+        self.finder = finder or FakeFinder()
         self.parts: parts.Parts | None = None
         self._thread = threading.Thread(target=self._serve, name="supervisor")
         self._ready = threading.Event()
@@ -128,7 +130,9 @@ class StandIn:
             mirror = Mirror(self.init)
             following = asyncio.create_task(mirror.run())
             settings = config.load(paths.config_file)
-            built = await parts.build(stack, paths, settings, self.init, mirror)
+            built = await parts.build(
+                stack, paths, settings, self.init, mirror, make_finder=lambda: self.finder
+            )
             self.parts = built
             await built.load()
             jobs = [asyncio.create_task(job) for _, job in built.jobs()]
