@@ -14,7 +14,7 @@ import msgspec
 
 from sessiond.discovery import wire
 from sessiond.discovery.answers import answer, answer_plainly, describe
-from sessiond.discovery.lives import Lives, further_life, prove, settle
+from sessiond.discovery.lives import Lives, prove, settle
 from sessiond.discovery.processes import LiveProcesses, read_stat
 from sessiond.discovery.watching import Watching
 from sessiond.errors import NotFound
@@ -364,7 +364,9 @@ class Engine:
             processes = self._look()
             life = prove(self._adapter.is_alive(row, processes), processes) or STOPPED
             if not life.alive:
-                life = further_life(self._adapter, session, self._own, processes) or life
+                # Whether another process has it, or that one has another, only a look at all of them tells.
+                everything = self._adapter.evidence(processes), self._own, processes
+                life = settle(self._adapter, *everything).of(found)
             now = replace(found, life=life)
             if now != row:
                 self._told[session] = (found, now)

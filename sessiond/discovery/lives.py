@@ -36,7 +36,7 @@ class Lives:
         if (life := self.known.get(found.id)) is not None:
             return life
         for one in self.possible:
-            if not one.cwd or (found.cwd and self._same_folder(one.cwd, found.cwd)):
+            if not (one.cwd and found.cwd) or self._same_folder(one.cwd, found.cwd):
                 return Life(None, one.reason)
         return Life(None, self.unknown) if self.unknown else STOPPED
 
@@ -71,7 +71,10 @@ def settle(adapter: Program, evidence: Evidence, own: Mapping[str, str], process
     for session, process in _further(adapter, known, own, processes):
         known[session] = Life(True, pid=process.pid, start_time=process.start_time, mark=process.mark)
         folders[session] = process.cwd
-    taken = {life.pid for life in known.values()}
+    # Of whom it is known what they have open, nothing else is possible; what may be takes nobody.
+    taken = {life.pid for life in known.values() if life.alive}
+    for session in [one for one, life in known.items() if life.alive is None and life.pid in taken]:
+        del known[session]
     return Lives(
         known,
         [
@@ -95,20 +98,14 @@ def prove(life: Life, processes: Processes) -> Life | None:
     return replace(life, start_time=process.start_time, mark=process.mark)
 
 
-def further_life(adapter: Program, session: str, own: Mapping[str, str], processes: Processes) -> Life | None:
-    """That one of our agents, or a process with our marker, has this one open."""
-    for found, process in _further(adapter, {}, own, processes):
-        if found == session:
-            return Life(True, pid=process.pid, start_time=process.start_time, mark=process.mark)
-    return None
-
-
 def _further(
     adapter: Program, known: Mapping[str, Life], own: Mapping[str, str], processes: Processes
 ) -> list[tuple[str, Process]]:
-    """Conversations that the adapter does not know to live, and who has them open."""
-    pids = {life.pid: session for session, life in known.items() if life.pid is not None}
-    marks = {life.mark for life in known.values() if life.mark}
+    """Conversations that the adapter does not know to live, and who has them open. What only may be stands in
+    nobody's way."""
+    alive = [life for life in known.values() if life.alive]
+    pids = {life.pid for life in alive}
+    marks = {life.mark for life in alive if life.mark}
     agents: dict[str, Process] = {}
     carriers: dict[str, Process] = {}
     # The oldest is the program itself, the others are what it started.
@@ -119,7 +116,8 @@ def _further(
             name, _, session = process.environment.get(MARKER, "").partition(":")
             if name == adapter.name and session:
                 carriers.setdefault(session, process)
-    return [(session, one) for session, one in {**carriers, **agents}.items() if session not in known]
+    found = {**carriers, **agents}.items()
+    return [(one, by) for one, by in found if one not in known or known[one].alive is None]
 
 
 def _executes(process: Process, program: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sessiond.discovery.lives import further_life, settle
+from sessiond.discovery.lives import settle
 from sessiond.model.agent_session import MARKER, STOPPED, Found, Life
 from sessiond.ports.discovery import Evidence, Possible, Process
 
@@ -118,7 +118,6 @@ def test_an_agent_that_is_known_to_have_another_open_has_not_the_one_it_was_laun
 def test_our_marker_counts_in_the_program_itself(process: OneProcess, lives: bool) -> None:
     known = settle(ADAPTER, Evidence(), {}, Some(process))
     assert known.of(ONE).alive is lives
-    assert (further_life(ADAPTER, "one", {}, Some(process)) is not None) is lives
 
 
 def test_the_oldest_with_a_marker_is_the_one() -> None:
@@ -136,7 +135,8 @@ def test_a_process_that_may_be_any_of_its_folder_makes_them_unknown(tmp_path: Pa
     there = Found("prog-adapter", "there", cwd=str(tmp_path / "link"))
     assert lives.of(there) == Life(None, "a prog runs there")
     assert lives.of(ONE) == STOPPED
-    assert lives.of(Found("prog-adapter", "nowhere")) == STOPPED
+    assert lives.of(Found("prog-adapter", "elsewhere", cwd="/other")) == STOPPED
+    assert lives.of(Found("prog-adapter", "nobody says where")).alive is None
     assert lives.processes() == {(5, 100)}
 
 
@@ -158,3 +158,23 @@ def test_unknown_evidence_makes_the_rest_unknown() -> None:
 def test_further_holders_are_followed() -> None:
     lives = settle(ADAPTER, Evidence(holders=[(5, 100), (6, 1)]), {}, Some(OneProcess(5)))
     assert lives.processes() == {(5, 100)}
+
+
+def test_what_may_be_open_in_our_own_agent_hides_neither_the_agent_nor_what_else_may_be() -> None:
+    perhaps = Life(None, "perhaps", pid=5, start_time=100)
+    evidence = Evidence({"one": perhaps, "two": perhaps}, [Possible(5, 100, "/work", "perhaps")])
+    agent = OneProcess(5, mark="s-a")
+    three = Found("prog-adapter", "three", cwd="/work")
+    nobodys = settle(ADAPTER, evidence, {}, Some(agent))
+    assert [nobodys.known[one].alive for one in ("one", "two")] == [None, None]
+    assert nobodys.of(three) == Life(None, "perhaps")
+    lives = settle(ADAPTER, evidence, {"s-a": "one"}, Some(agent))
+    assert lives.of(ONE) == Life(True, pid=5, start_time=100, mark="s-a")
+    assert lives.of(Found("prog-adapter", "two", cwd="/other")) == STOPPED
+    assert lives.of(three) == STOPPED
+
+
+def test_a_marker_is_more_than_a_perhaps() -> None:
+    evidence = Evidence({"one": Life(None, "perhaps", pid=6, start_time=100)})
+    processes = Some(OneProcess(5, environment=marked("one")), OneProcess(6))
+    assert settle(ADAPTER, evidence, {}, processes).of(ONE).pid == 5
