@@ -278,8 +278,9 @@ def _claude(home: Path, url: str, folders: Sequence[str]) -> Config:
             },
         },
     )
-    # Else it judges calls of tools by itself, and asks nobody.
-    _write_json(home / ".claude/settings.json", {"permissions": {"defaultMode": "default"}})
+    # Else it judges calls of tools by itself and asks nobody, or asks whether it may after the first turn.
+    permissions = {"defaultMode": "default", "disableAutoMode": "disable"}
+    _write_json(home / ".claude/settings.json", {"permissions": permissions})
     return {
         "ANTHROPIC_BASE_URL": url,
         "ANTHROPIC_API_KEY": KEY,
