@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from sessiond.adapters.reading.evidence import handed_down
 from sessiond.model.agent_session import MARKER, STOPPED, Found, Life
 from sessiond.ports.discovery import Evidence, Possible, Process, Processes
 
@@ -102,10 +103,14 @@ def _further(
     adapter: Program, known: Mapping[str, Life], own: Mapping[str, str], processes: Processes
 ) -> list[tuple[str, Process]]:
     """Conversations that the adapter does not know to live, and who has them open. What only may be stands in
-    nobody's way."""
+    nobody's way, nor does what a program of an agent of ours started of its own kind."""
     alive = [life for life in known.values() if life.alive]
     pids = {life.pid for life in alive}
-    marks = {life.mark for life in alive if life.mark}
+    marks = {
+        life.mark
+        for life in alive
+        if life.mark and not (life.mark in own and _inner(adapter, life.pid, processes))
+    }
     agents: dict[str, Process] = {}
     carriers: dict[str, Process] = {}
     # The oldest is the program itself, the others are what it started.
@@ -114,10 +119,26 @@ def _further(
             agents.setdefault(session, process)
         if adapter.program and process.pid not in pids and _executes(process, adapter.program):
             name, _, session = process.environment.get(MARKER, "").partition(":")
-            if name == adapter.name and session:
+            if name == adapter.name and session and not _inner(adapter, process.pid, processes):
                 carriers.setdefault(session, process)
     found = {**carriers, **agents}.items()
     return [(one, by) for one, by in found if one not in known or known[one].alive is None]
+
+
+def _inner(adapter: Program, pid: int | None, processes: Processes) -> bool:
+    """Whether a process was started from within another of the same program, whose environment and unit it
+    shares: these tell nothing of what it has open itself."""
+    process = None if pid is None or not adapter.program else processes.get(pid)
+    if process is None:
+        return False
+    if handed_down(process, adapter.name):
+        return True
+    mark, seen = process.environment.get(MARKER, ""), {process.pid}
+    while (process := processes.get(process.parent)) is not None and process.pid not in seen:
+        seen.add(process.pid)
+        if _executes(process, adapter.program) and process.environment.get(MARKER, "") == mark:
+            return True
+    return False
 
 
 def _executes(process: Process, program: str) -> bool:

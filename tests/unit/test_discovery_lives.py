@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,3 +179,41 @@ def test_a_marker_is_more_than_a_perhaps() -> None:
     evidence = Evidence({"one": Life(None, "perhaps", pid=6, start_time=100)})
     processes = Some(OneProcess(5, environment=marked("one")), OneProcess(6))
     assert settle(ADAPTER, evidence, {}, processes).of(ONE).pid == 5
+
+
+class Pi:
+    name = "pi"
+    program = "pi"
+
+
+HANDED = {MARKER: "pi:one", "PI_CODING_AGENT": "true"}
+
+
+def pi(pid: int, **fields: Any) -> OneProcess:
+    made: dict[str, Any] = {"comm": "pi", "exe": "/usr/bin/node", "argv": ("pi",), **fields}
+    return OneProcess(pid, pid, **made)
+
+
+def test_one_that_another_of_its_program_started_has_no_mark_of_its_own() -> None:
+    outer = pi(5, environment={MARKER: "pi:one"})
+    shell = OneProcess(6, 6, comm="bash", exe="/bin/bash", argv=("bash",), environment=HANDED, parent=5)
+    inner = pi(7, environment=HANDED, parent=6)
+    one = Found("pi", "one", cwd="/work")
+    assert settle(Pi(), Evidence(), {}, Some(inner, shell, outer)).of(one).pid == 5
+    # The outer one has ended, and the inner one is left to itself.
+    assert settle(Pi(), Evidence(), {}, Some(pi(7, environment=HANDED))).of(one) == STOPPED
+    # The outer one went on to another conversation; of this program nobody knows what it hands down.
+    went_on = Evidence({"two": Life(True, pid=5, start_time=5)})
+    plain = OneProcess(7, 7, environment=marked("one"), parent=6)
+    between = OneProcess(6, 6, comm="sh", exe="/bin/sh", argv=("sh",), parent=5)
+    processes = Some(OneProcess(5, 5, environment=marked("one")), between, plain)
+    assert settle(ADAPTER, went_on, {}, processes).of(ONE) == STOPPED
+
+
+def test_one_within_our_own_agent_does_not_stand_for_the_agent() -> None:
+    outer = pi(5, mark="s-a")
+    inner = pi(7, mark="s-a", environment={"PI_CODING_AGENT": "true"}, parent=5)
+    evidence = Evidence({"inner": Life(True, pid=7, start_time=7)})
+    lives = settle(Pi(), evidence, {"s-a": "outer"}, Some(outer, inner))
+    assert lives.of(Found("pi", "outer")).pid == 5
+    assert lives.of(Found("pi", "inner")).pid == 7

@@ -13,7 +13,7 @@ import msgspec
 from sessiond.adapters.gemini import chats
 from sessiond.adapters.reading import ends as files
 from sessiond.adapters.reading import texts
-from sessiond.adapters.reading.evidence import living
+from sessiond.adapters.reading.evidence import handed_down, living
 from sessiond.adapters.reading.stamps import Stamps
 from sessiond.errors import InvalidArgument, NotFound, Unsupported
 from sessiond.model.agent_session import MARKER, Found, Life, Plan, Problem, Transcript, Wish
@@ -218,12 +218,12 @@ class Adapter:
         possible: list[Possible] = []
         running = {each.pid: each for each in processes.all() if _executes(each)}
         # The first that is started only starts another: the one that works has no such child.
-        starters = {each.parent for each in running.values()}
+        starters = {each.parent for each in running.values() if not handed_down(each, self.name)}
         for pid, process in running.items():
             if pid in starters:
                 continue
             adapter, _, session = process.environment.get(MARKER, "").partition(":")
-            if adapter == self.name and session:
+            if adapter == self.name and session and not handed_down(process, self.name):
                 lives[session] = living(process)
             else:
                 possible.append(

@@ -22,7 +22,7 @@ from sessiond.adapters.opencode.database import Database
 from sessiond.adapters.opencode.rows import ADAPTER, decode, is_id
 from sessiond.adapters.opencode.storage import Storage
 from sessiond.adapters.reading.ends import read_small
-from sessiond.adapters.reading.evidence import living
+from sessiond.adapters.reading.evidence import handed_down, living
 from sessiond.errors import InvalidArgument, NotFound
 from sessiond.model.agent_session import (
     MARKER,
@@ -376,7 +376,7 @@ def _marked(process: Process, holders: Sequence[Process]) -> str:
     """Id that our mark names. Who has it from another OpenCode that started it has another conversation."""
     mark = process.environment.get(MARKER, "")
     adapter, _, id = mark.partition(":")
-    if adapter != ADAPTER or not is_id(id):
+    if adapter != ADAPTER or not is_id(id) or handed_down(process, ADAPTER):
         return ""
     first = min(
         (each for each in holders if each.environment.get(MARKER) == mark),

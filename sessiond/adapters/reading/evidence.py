@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Final
 
 from sessiond.model.agent_session import Life, Turn
 from sessiond.ports.discovery import Process, Processes
+
+# What programs put into the environment of the tools that they run, by their adapters' names: who carries it
+# at its own start was started by such a program, and has every mark of that one from it.
+HANDED_DOWN: Final[Mapping[str, str]] = {
+    "claude-code": "CLAUDECODE",
+    "codex": "CODEX_THREAD_ID",
+    "gemini": "GEMINI_CLI",
+    "opencode": "OPENCODE",
+    "pi": "PI_CODING_AGENT",
+    "pi-rust": "PI_CODING_AGENT",
+}
+
+
+def handed_down(process: Process, adapter: str) -> bool:
+    """Whether another process of the adapter's program started it as a tool: our mark in its environment is
+    then of that one."""
+    name = HANDED_DOWN.get(adapter, "")
+    return bool(name) and name in process.environment
 
 
 def living(process: Process, turn: Turn | None = None, activity: str = "", reason: str = "") -> Life:
