@@ -21,7 +21,7 @@ from sessiond.adapters.reading.ends import malformed, read_small, unreadable
 from sessiond.adapters.reading.evidence import living
 from sessiond.adapters.reading.stamps import Stamps
 from sessiond.errors import InvalidArgument, NotFound
-from sessiond.model.agent_session import STOPPED, Found, Life, Plan, Problem, Transcript, Wish
+from sessiond.model.agent_session import MARKER, STOPPED, Found, Life, Plan, Problem, Transcript, Wish
 from sessiond.ports.discovery import (
     Clear,
     Evidence,
@@ -39,7 +39,6 @@ _WORD_MAX: Final = 128 * 1024 - 1
 _INTERPRETERS: Final = {"node", "nodejs", "bun", "deno"}
 _NAMES: Final = {"pi", "pi-rpc"}
 _PACKAGE: Final = "pi-coding-agent"
-_MARK: Final = "SESSIOND_AGENT_SESSION"
 _FILE_NAME: Final = re.compile(r"[^_]*_(.+)\.jsonl")
 # The clock of file systems goes in steps, and start times are counted in hundredths of a second.
 _SLACK_NS: Final = 1_000_000_000
@@ -269,7 +268,7 @@ class Adapter:
     def _marked(self, process: Process) -> str:
         """Id that our mark names; one that another agent handed down says nothing of this process."""
         environment = process.environment
-        adapter, _, session = environment.get(_MARK, "").partition(":")
+        adapter, _, session = environment.get(MARKER, "").partition(":")
         if adapter not in ("pi", "pi-rust") or "PI_CODING_AGENT" in environment:
             return ""
         return session

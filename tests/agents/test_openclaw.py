@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sessiond.discovery.processes import LiveProcesses
-from sessiond.model.agent_session import Plan, Turn, Wish
+from sessiond.model.agent_session import MARKER, Plan, Turn, Wish
 from tests.agents.model_server import ModelServer
 from tests.agents.programs import Program
 from tests.agents.running import Runner, Running
@@ -36,7 +36,8 @@ def planned(openclaw: Program, running: Runner) -> Callable[[Plan], Running]:
         os.write(writer, plan.input)
         os.close(writer)
         try:
-            return running(openclaw, *plan.argv[1:], stdin=reader, env=plan.environment)
+            marked = {**plan.environment, MARKER: f"openclaw:{plan.id}"}
+            return running(openclaw, *plan.argv[1:], stdin=reader, env=marked)
         finally:
             os.close(reader)
 

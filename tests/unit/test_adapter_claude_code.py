@@ -482,23 +482,40 @@ def test_a_version_that_keeps_no_registry_may_have_any_of_its_folder(home: Path,
 # ---- subagents ----------------------------------------------------------------------------------
 
 
-def test_a_subagent_lives_in_the_process_of_its_conversation(adapter: AgentAdapter, home: Path) -> None:
-    started = int(datetime(2026, 11, 21, 16, 20, tzinfo=UTC).timestamp() * 1000)
-    register(home, sessionId=WITH_SUBAGENT, startedAt=started)
-    found = found_by(adapter)[SUBAGENT]
+def test_a_subagent_lives_in_the_process_that_it_was_seen_to_write_in(
+    adapter: AgentAdapter, home: Path
+) -> None:
+    register(home, sessionId=WITH_SUBAGENT)
     alive = FakeProcesses(CLAUDE)
-    assert adapter.evidence(alive).lives[SUBAGENT].alive is False, "it is noted as finished"
+    folder = home / f".claude/projects/{PROJECT}/{WITH_SUBAGENT}/subagents"
+    done, other = folder / f"{SUBAGENT}.jsonl", folder / "agent-b1.jsonl"
+    first = done.read_text().splitlines()[0] + "\n"
+    other.write_text(first)
+    found = found_by(adapter)
+    lives = adapter.evidence(alive).lives
+    assert lives[SUBAGENT].alive is False, "it is noted as finished"
+    assert (lives["agent-b1"].alive, lives["agent-b1"].pid) == (None, None), "it may be of another process"
+    assert "4242" in lives["agent-b1"].reason
+    other.write_text(first + json.dumps(user("go on", timestamp="2026-11-21T17:00:00.000Z")) + "\n")
+    found = found_by(adapter, {str(other)})
+    life = adapter.evidence(alive).lives["agent-b1"]
+    assert (life.alive, life.pid, life.start_time, life.turn) == (True, 4242, 1288875, None)
+    assert adapter.is_alive(found["agent-b1"], alive) == life
+    # The same conversation in another process: who began it is gone.
+    register(home, sessionId=WITH_SUBAGENT, procStart="1288876")
+    resumed = FakeProcesses(FakeProcess(4242, 1288876, "claude", CLAUDE.exe))
+    assert adapter.evidence(resumed).lives["agent-b1"].alive is None
+    assert life_of(found["agent-b1"], adapter.evidence(NOBODY)).alive is False
+
+
+def test_a_subagent_that_is_done_is_stopped_whatever_is_noted_beside_it(
+    adapter: AgentAdapter, home: Path
+) -> None:
+    register(home, sessionId=WITH_SUBAGENT)
     meta = home / f".claude/projects/{PROJECT}/{WITH_SUBAGENT}/subagents/{SUBAGENT}.meta.json"
     meta.write_text('{"agentType":"Explore","description":"Another"}')
-    assert found_by(adapter, {str(meta)})[SUBAGENT].title == "Another"
-    life = adapter.evidence(alive).lives[SUBAGENT]
-    assert (life.alive, life.pid, life.start_time) == (True, 4242, 1288875)
-    assert adapter.is_alive(found_by(adapter)[SUBAGENT], alive).alive is True
-    register(home, sessionId=WITH_SUBAGENT, startedAt=started + 3_600_000)
-    assert adapter.evidence(alive).lives[SUBAGENT].alive is False, "its process was another one"
-    register(home, sessionId=WITH_SUBAGENT, startedAt=None)
-    assert adapter.evidence(alive).lives[SUBAGENT].alive is None
-    assert life_of(found, adapter.evidence(NOBODY)).alive is False
+    assert found_by(adapter)[SUBAGENT].title == "Another"
+    assert adapter.evidence(FakeProcesses(CLAUDE)).lives[SUBAGENT].alive is False
 
 
 def test_subagents_of_a_workflow_are_found(adapter: AgentAdapter, home: Path) -> None:

@@ -152,16 +152,29 @@ def test_without_the_lock_all_are_stopped(adapter: Adapter, tmp_path: Path) -> N
     assert adapter.is_alive(rows[EMBEDDED], FakeProcesses(recycled)) == STOPPED
 
 
-def test_who_holds_the_lock_wrote_what_was_written_since(adapter: Adapter, tmp_path: Path) -> None:
-    lay_lock(tmp_path)
+def test_what_changes_while_the_lock_is_held_is_worked_on(
+    adapter: Adapter, database: Path, tmp_path: Path
+) -> None:
+    lay_lock(tmp_path, createdAt=EARLY)
+    rows = found_by(adapter)
+    evidence = adapter.evidence(FakeProcesses(HOLDER))
+    check_evidence(evidence)
+    # When it was written proves nothing.
+    assert {life_of(row, evidence).alive for row in rows.values()} == {None}
+    assert {adapter.is_alive(row, FakeProcesses(HOLDER)).alive for row in rows.values()} == {None}
+    change(
+        database, f"UPDATE session_windows SET updated_at = updated_at + 1 WHERE session_id = '{EMBEDDED}'"
+    )
     rows = found_by(adapter)
     evidence = adapter.evidence(FakeProcesses(HOLDER))
     check_evidence(evidence)
     life = life_of(rows[EMBEDDED], evidence)
     assert (life.alive, life.pid, life.start_time) == (True, 4242, START)
     assert life_of(rows[BY_GATEWAY], evidence) == STOPPED
-    lay_lock(tmp_path, createdAt="2027-01-01T00:00:00.000Z")
-    assert life_of(rows[EMBEDDED], adapter.evidence(FakeProcesses(HOLDER))).alive is None
+    # Of the next one nothing is known again.
+    lay_lock(tmp_path, startTime=START + 5)
+    other = FakeProcess(4242, START + 5, "openclaw-agent", "/usr/bin/node")
+    assert life_of(rows[EMBEDDED], adapter.evidence(FakeProcesses(other))).alive is None
 
 
 def test_our_mark_names_what_an_embedded_agent_has(adapter: Adapter, tmp_path: Path) -> None:
@@ -181,6 +194,9 @@ def test_a_gateway_has_what_has_not_come_to_its_end(adapter: Adapter, database: 
     assert {life_of(row, evidence).alive for row in rows.values()} == {False}
     assert evidence.holders == [(4242, START)]
     change(database, f"UPDATE session_windows SET status = 'running' WHERE session_id = '{BY_GATEWAY}'")
+    fresh = Adapter({"HOME": str(tmp_path), "TMPDIR": str(tmp_path / "tmp")})
+    left = life_of(found_by(fresh)[BY_GATEWAY], fresh.evidence(FakeProcesses(GATEWAY)))
+    assert (left.alive, left.pid) == (None, None), "a gateway before this one may have left it so"
     change(database, "UPDATE session_windows SET updated_at = updated_at + 1")
     rows = found_by(adapter)
     life = life_of(rows[BY_GATEWAY], adapter.evidence(FakeProcesses(GATEWAY)))
@@ -195,7 +211,7 @@ def test_the_lock_of_another_state_folder_says_nothing(adapter: Adapter, tmp_pat
     shared.mkdir(parents=True)
     lock.rename(shared / lock.name)
     rows = found_by(adapter)
-    assert life_of(rows[EMBEDDED], adapter.evidence(FakeProcesses(HOLDER))).alive
+    assert life_of(rows[EMBEDDED], adapter.evidence(FakeProcesses(HOLDER))).alive is None
     text = (shared / lock.name).read_text().replace("/.openclaw", "/.other")
     (shared / lock.name).write_text(text)
     assert life_of(rows[EMBEDDED], adapter.evidence(FakeProcesses(HOLDER))) == STOPPED

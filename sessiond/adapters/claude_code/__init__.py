@@ -1,7 +1,8 @@
 """Claude Code: its transcripts tell what was said, its registry of processes who lives.
 
 A process is known by its pid and its start time, which the registry holds; `/clear` and `/branch` change the
-session under it. Subagents live in the process of the conversation that they are of.
+session under it. Subagents live in the process of the conversation that they are of; what one writes while
+that process is watched shows that it does, when it wrote before does not.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ class Adapter:
         self._registered: dict[str, Entry] = {}
         self._reported: dict[str, Problem] = {}
         self._versions: dict[str, str] = {}
+        # By conversation, the process that had it open at the last look; by subagent, the one it was seen to
+        # write in.
+        self._open_in: dict[str, tuple[int, int]] = {}
+        self._wrote_in: dict[str, tuple[int, int]] = {}
 
     def watched(self) -> Sequence[Watched]:
         return (
@@ -103,9 +108,9 @@ class Adapter:
     def evidence(self, processes: Processes) -> Evidence:
         self._registry.look()
         lives = self._registry.lives(processes)
-        entries = self._registry.sessions()
+        self._watch_subagents(lives)
         for found in self._transcripts.subagents(lives.keys()):
-            lives[found.id] = _life_in(found, lives[found.parent], entries[found.parent])
+            lives[found.id] = self._life_in(found, lives[found.parent])
         possible = (*self._registry.unread(processes), *self._unregistered(processes))
         return Evidence(lives, possible, self._registry.unknown())
 
@@ -115,12 +120,40 @@ class Adapter:
         if found.id in lives:
             return lives[found.id]
         if found.id.startswith(AGENT) and found.parent in lives:
-            return _life_in(found, lives[found.parent], self._registry.sessions()[found.parent])
+            return self._life_in(found, lives[found.parent])
         for possible in (*self._registry.unread(processes), *self._unregistered(processes)):
             if not possible.cwd or not found.cwd or possible.cwd == found.cwd:
                 return Life(None, possible.reason, possible.pid, possible.start_time)
         unknown = self._registry.unknown()
         return Life(None, unknown) if unknown else STOPPED
+
+    def _watch_subagents(self, lives: Mapping[str, Life]) -> None:
+        """What was written while one process had the conversation open, at the last look and now, was written
+        in it."""
+        open_in = {
+            id: (life.pid, life.start_time)
+            for id, life in lives.items()
+            if life.alive and life.pid is not None and life.start_time is not None
+        }
+        for id in self._transcripts.written:
+            row = self._transcripts.rows.get(id)
+            parent = row.found.parent if row else ""
+            if parent in open_in and open_in[parent] == self._open_in.get(parent):
+                self._wrote_in[id] = open_in[parent]
+        self._transcripts.written.clear()
+        self._open_in = open_in
+        self._wrote_in = {id: pair for id, pair in self._wrote_in.items() if pair in open_in.values()}
+
+    def _life_in(self, found: Found, parent: Life) -> Life:
+        """Whether a subagent works in the process of its conversation."""
+        if parent.alive is not True:
+            return parent
+        if found.native.get("finished") == "true" or found.turn is Turn.DONE:
+            return STOPPED
+        if (parent.pid, parent.start_time) != self._wrote_in.get(found.id):
+            return Life(None, f"process {parent.pid} has its conversation open and may still run it")
+        turn = Turn.WORKING if found.turn is Turn.UNKNOWN else None
+        return Life(True, "", parent.pid, parent.start_time, turn, mark=parent.mark)
 
     def _unregistered(self, processes: Processes) -> Iterator[Possible]:
         """Processes of versions that kept no registry."""
@@ -181,21 +214,6 @@ class Adapter:
                 return version
             folder = os.path.dirname(folder)
         return ""
-
-
-def _life_in(found: Found, parent: Life, entry: Entry) -> Life:
-    """Whether a subagent works in the process of its conversation."""
-    if parent.alive is not True:
-        return parent
-    if found.native.get("finished") == "true":
-        return STOPPED
-    if found.updated_at is None or entry.started_at is None:
-        return Life(None, "whether its conversation still runs it cannot be told")
-    if found.updated_at < entry.started_at:
-        # It wrote its last line in a process before this one.
-        return STOPPED
-    turn = Turn.WORKING if found.turn is Turn.UNKNOWN else None
-    return Life(True, "", parent.pid, parent.start_time, turn, mark=parent.mark)
 
 
 def _row_of(entry: Entry) -> Found:

@@ -59,6 +59,10 @@ class Transcripts:
         """Where each conversation's transcript is, as of the last look."""
         self.rows: dict[str, Row] = {}
         """By id, the last good one."""
+        self.written: set[str] = set()
+        """Subagents that were seen to begin or to change since all were read first; for the reader to
+        clear."""
+        self._known = False
         self._stamps: Stamps[Row] = Stamps()
         self._metas: Stamps[_Meta] = Stamps()
         self._roots: dict[str, set[str]] = {}
@@ -90,6 +94,7 @@ class Transcripts:
             yield from self._tell(id, forks)
         for id in forks:
             yield self._with_parent(self.rows[id])
+        self._known = True
 
     def _scan(self, folder: str, problems: list[Problem]) -> Iterator[tuple[str, str]]:
         """Ids and paths below the folder of all projects, or of one project."""
@@ -248,6 +253,8 @@ class Transcripts:
         before = self.rows.get(id)
         if before is not None and before.first and (before.first, before.forked) != (row.first, row.forked):
             self._roots.get(before.first, set()).discard(id)
+        if self._known and id.startswith(AGENT) and before != row:
+            self.written.add(id)
         self.rows[id] = row
         if row.first and not row.forked and not row.found.parent:
             self._roots.setdefault(row.first, set()).add(id)

@@ -1,7 +1,8 @@
 """OpenClaw: the databases of its agents, and the lock that whoever writes them holds.
 
 One process alone writes to a state folder: a gateway, or an embedded agent for one turn. Its lock file names
-it by pid and start time. Without it all are stopped for certain.
+it by pid and start time. Without it all are stopped for certain. With it those live that our mark names, or
+that were seen to change while it held the lock; when others were written is no evidence.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import sqlite3
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -40,11 +40,10 @@ class _Package(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class _Holder:
-    """Who holds the lock of the state folder, since when (milliseconds since 1970)."""
+    """Who holds the lock of the state folder."""
 
     process: Process
     embedded: bool
-    since: int
 
 
 class Adapter:
@@ -71,6 +70,9 @@ class Adapter:
         )
         self._stores: dict[str, Store] = {}
         self._told: dict[str, str] = {}
+        # Who held the lock at the last look, and what was seen to change while it did.
+        self._held_by: tuple[int, int] | None = None
+        self._worked_on: set[str] = set()
 
     def watched(self) -> Sequence[Watched]:
         """Databases with their logs, and the locks."""
@@ -142,35 +144,47 @@ class Adapter:
     # ---- evidence -----------------------------------------------------------------------------
 
     def evidence(self, processes: Processes) -> Evidence:
-        """Who holds the lock wrote all that was written since it took it: an embedded agent works on that; a
-        gateway on what has not come to its end. Another gateway may have left the others."""
+        """An embedded agent has one open, a gateway may have whatever has not come to its end."""
         holder, trouble = self._holder(processes)
-        if holder is None:
+        pair = (holder.process.pid, holder.process.start_time) if holder else None
+        self._watch_holder(pair)
+        if holder is None or pair is None:
             return Evidence(unknown=trouble)
         process = holder.process
         lives: dict[str, Life] = {}
-        written = [
-            row
-            for store in self._stores.values()
-            for row in store.rows.values()
-            if row.updated >= holder.since
-        ]
         possible: list[Possible] = []
         if not holder.embedded:
-            reason = f"runs in OpenClaw's gateway (pid {process.pid})"
-            for row in written:
-                if row.found.turn is not Turn.DONE:
-                    # Without a pid: it is the process of many.
-                    lives[row.found.id] = Life(True, reason)
+            lives = self._in_gateway(process)
         else:
             adapter, _, id = process.environment.get(MARKER, "").partition(":")
             marked = id if adapter == self.name and is_id(id) else ""
-            for id in [marked] if marked else [row.found.id for row in written]:
+            for id in [marked] if marked else sorted(self._worked_on):
                 lives[id] = living(process)
             if not lives:
-                reason = f"openclaw (pid {process.pid}) begins to work and has not written on what"
+                reason = f"openclaw (pid {process.pid}) runs one turn and does not tell of which session"
                 possible.append(Possible(process.pid, process.start_time, "", reason))
-        return Evidence(lives, possible, trouble, holders=[(process.pid, process.start_time)])
+        return Evidence(lives, possible, trouble, holders=[pair])
+
+    def _watch_holder(self, holder: tuple[int, int] | None) -> None:
+        """Whoever holds the lock now and did so before wrote what changed in between."""
+        changed = {id for store in self._stores.values() for id in store.written}
+        for store in self._stores.values():
+            store.written.clear()
+        if holder is not None and holder == self._held_by:
+            self._worked_on |= changed
+        else:
+            self._held_by, self._worked_on = holder, set()
+
+    def _in_gateway(self, process: Process) -> dict[str, Life]:
+        """Without a pid: it is the process of many."""
+        runs = Life(True, f"runs in OpenClaw's gateway (pid {process.pid})")
+        may = Life(None, f"not at its end: OpenClaw's gateway (pid {process.pid}) may work on it, or left it")
+        rows = [row for store in self._stores.values() for row in store.rows.values()]
+        return {
+            row.found.id: runs if row.found.id in self._worked_on else may
+            for row in rows
+            if row.found.turn is not Turn.DONE
+        }
 
     def is_alive(self, found: Found, processes: Processes) -> Life:
         """From the same look."""
@@ -211,8 +225,7 @@ class Adapter:
                 # It may be another's pid by now.
                 trouble = f"OpenClaw's lock {path} does not say when its process (pid {pid}) began"
                 continue
-            since = texts.from_iso(lock.get("createdAt"))
-            return _Holder(process, lock.get("role") == _EMBEDDED, _milliseconds(since)), ""
+            return _Holder(process, lock.get("role") == _EMBEDDED), ""
         return None, trouble
 
     def _lock_files(self) -> Iterator[str]:
@@ -295,7 +308,3 @@ class Adapter:
         if wish.model:
             argv += ["--model", wish.model]
         return Plan((*argv, "--message-file", "/dev/stdin"), input=data, id=id)
-
-
-def _milliseconds(moment: datetime | None) -> int:
-    return int(moment.timestamp() * 1000) if moment else 0

@@ -89,7 +89,10 @@ class Store:
         self.path = path
         self.rows: dict[str, Row] = {}
         self.problem: Problem | None = None
+        self.written: set[str] = set()
+        """Ids of what was seen to change since it was read first; for the reader to clear."""
         self._seen: tuple[object, ...] | None = None
+        self._known = False
 
     def refresh(self) -> Iterator[tuple[list[Row], list[str]]]:
         """What changed since the last time, and ids of what is gone. Opens nothing where file and log are as
@@ -132,8 +135,11 @@ class Store:
         for start in range(0, len(changed), _BATCH):
             batch = changed[start : start + _BATCH]
             read = read_database(self.path, partial(_rows, ids=tuple(batch)))
+            if self._known:
+                self.written |= {row.found.id for row in read if self.rows.get(row.found.id) != row}
             self.rows.update((row.found.id, row) for row in read)
             yield read, []
+        self._known = True
         self.problem = None
         if odd:
             reason = f"{odd} sessions in it have no usable id and are left out"
