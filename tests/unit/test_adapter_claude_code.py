@@ -162,7 +162,7 @@ def test_subagents_and_forks_show_their_parent(adapter: AgentAdapter) -> None:
         (said([text("Done.")]), Turn.DONE, ""),
         (said([text("Done.")], stop=None), Turn.DONE, ""),
         (said([text("I call")], stop="tool_use"), Turn.WORKING, "using a tool"),
-        (said([{"type": "tool_use", "id": "1", "name": "Bash", "input": {}}]), Turn.WORKING, "using Bash"),
+        (said([{"type": "tool_use", "name": "Bash"}], stop="tool_use"), Turn.WORKING, "using Bash"),
         (said([{"type": "thinking", "thinking": "hm"}], stop=None), Turn.WORKING, "thinking"),
         (said([text("API Error")], stop="stop_sequence", isApiErrorMessage=True), Turn.DONE, ""),
         (user("go on"), Turn.WORKING, "thinking"),

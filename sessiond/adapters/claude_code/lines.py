@@ -26,7 +26,7 @@ _NOT_TYPED: Final = re.compile(
     r"|\[Request interrupted by user|Caveat: The messages below)"
 )
 # How lines of these types begin: looking at that alone is far cheaper than decoding them.
-_TITLES: Final = (b'{"type":"custom-title"', b'{"type":"ai-title"')
+_TITLES: Final = (b'\n{"type":"custom-title","customTitle":"', b'\n{"type":"ai-title","aiTitle":"')
 _LAST_PROMPT: Final = b'{"type":"last-prompt"'
 _COST_STATE: Final = b'{"type":"cost-state"'
 _RECORDS: Final = (b'{"type":"api-request', b'{"type":"file-history-snapshot"')
@@ -121,7 +121,6 @@ class Read:
     last_cwd: str = ""
     model: str = ""
     title: str = ""
-    titled: bool = False
     first_prompt: str = ""
     last_prompt: str = ""
     started_at: datetime | None = None
@@ -245,22 +244,18 @@ def _read_tail(read: Read, tail: bytes, whole: bool) -> None:
     end = len(tail)
     while end > start and not (read.last_prompt and read.model):
         begin = max(tail.rfind(b"\n", start, end) + 1, start)
-        if tail.startswith(_TITLES, begin):
-            _read_title(read, tail[begin:end])
-        elif tail.startswith(_LAST_PROMPT, begin):
+        if tail.startswith(_LAST_PROMPT, begin):
             told = told or _last_prompt(tail[begin:end])
+            if not (read.last_prompt or read.forked or read.parent):
+                # Nothing was typed since. In a fork the note is of what it was forked from.
+                read.last_prompt = told
         elif tail.startswith(_COST_STATE, begin):
             if read.turn is Turn.UNKNOWN and read.cost is None and read.tokens_in is None:
                 _read_cost(read, tail[begin:end])
         elif 1 < end - begin <= _LINE_MAX and not tail.startswith(_RECORDS, begin):
             _read_said(read, tail[begin:end])
         end = begin - 1
-    # A title may be far before; nothing else is looked for any more.
-    while end > start and not read.titled:
-        begin = tail.rfind(b"\n", start, end) + 1
-        if tail.startswith(_TITLES, begin):
-            _read_title(read, tail[begin:end])
-        end = begin - 1
+    _read_title(read, tail)
     if not read.last_prompt:
         read.last_prompt = told or read.first_prompt
 
@@ -305,6 +300,9 @@ def _read_line(read: Read, line: Line) -> None:
 
 
 def _turn_of_assistant(read: Read, line: Line, said: Said) -> None:
+    if said.stop_reason == "end_turn":
+        read.turn = Turn.DONE
+        return
     content = loose(said.content)
     last = content[-1] if isinstance(content, list) and content and isinstance(content[-1], dict) else {}
     if last.get("type") == "tool_use" and not line.isApiErrorMessage:
@@ -345,17 +343,20 @@ def _last_prompt(data: bytes) -> str:
         return ""
 
 
-def _read_title(read: Read, data: bytes) -> None:
-    """The user's before the program's, the last before others."""
-    if read.titled or (read.title and data.startswith(_TITLES[1])):
-        return
-    try:
-        title = _TITLE.decode(data)
-    except REFUSED:
-        return
-    if text := shorten(title.customTitle or title.aiTitle or ""):
-        read.title = text
-        read.titled = data.startswith(_TITLES[0])
+def _read_title(read: Read, tail: bytes) -> None:
+    """The user's before the program's, the last before others. It may be far before the end."""
+    for mark in _TITLES:
+        at = tail.rfind(mark)
+        if at < 0:
+            continue
+        end = tail.find(b"\n", at + 1)
+        try:
+            title = _TITLE.decode(tail[at + 1 : end if end >= 0 else len(tail)])
+        except REFUSED:
+            continue
+        if text := shorten(title.customTitle or title.aiTitle or ""):
+            read.title = text
+            return
 
 
 def _read_cost(read: Read, data: bytes) -> None:

@@ -16,8 +16,10 @@ _COUNT_MAX: Final = 2**63 - 1
 
 def shorten(text: str, most: int = SHORT) -> str:
     """On one line, without control characters, and no longer than that; the end of what is longer is `…`."""
-    if len(text) <= most and text.isprintable() and "  " not in text:
-        return text.strip()
+    begin = text[:most]
+    if begin.isprintable() and "  " not in begin:
+        # Nearly all are so.
+        return begin.strip() if len(text) <= most else begin[:-1].rstrip() + "…"
     # Far more than can be left after runs of blanks became one, far less than a prompt may hold.
     line = " ".join(text[: most * 8].split())
     if not line.isprintable():
