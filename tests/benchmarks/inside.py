@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
-from tests.benchmarks import agents, footprint, life, listing, terminal
+from tests.benchmarks import agents, discovery, footprint, life, listing, terminal
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.stage import Stage, progress
 
@@ -23,6 +23,7 @@ GROUPS: dict[str, Callable[[Stage, int], Awaitable[list[Figure]]]] = {
     "echo": terminal.echo,
     "attach": terminal.attach,
     "idle": agents.idle,
+    "discovery": discovery.discovery,
     "command": listing.command,
     "list": listing.listing,
     "restart": listing.restart,

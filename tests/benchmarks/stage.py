@@ -25,6 +25,7 @@ from sessiond.paths import Paths
 from sessiond.rpc._generated.v1 import (
     daemon_pb2,
     daemon_pb2_grpc,
+    discovery_pb2_grpc,
     sessions_pb2,
     sessions_pb2_grpc,
     system_pb2,
@@ -107,6 +108,16 @@ class Stage:
         """Stub of SessionsService on the connection there is."""
         return sessions_pb2_grpc.SessionsServiceStub(self._channel)
 
+    @property
+    def discovery(self) -> Any:
+        """Stub of DiscoveryService on the connection there is."""
+        return discovery_pb2_grpc.DiscoveryServiceStub(self._channel)
+
+    @property
+    def system(self) -> Any:
+        """Stub of SystemService on the connection there is."""
+        return system_pb2_grpc.SystemServiceStub(self._channel)
+
     # ---- sessions
 
     async def create(self) -> str:
@@ -139,8 +150,7 @@ class Stage:
 
     async def init_calls(self) -> int:
         """Requests that the supervisor has made of systemd so far."""
-        system = system_pb2_grpc.SystemServiceStub(self._channel)
-        return int((await system.GetInfo(system_pb2.GetInfoRequest())).init_calls)
+        return int((await self.system.GetInfo(system_pb2.GetInfoRequest())).init_calls)
 
     async def daemon_pid(self, session: str) -> int:
         """What a session's daemon answers on its own socket, asked over a new connection."""
