@@ -38,6 +38,8 @@ _WORD_MAX: Final = 128 * 1024 - 1
 # What runs Pi: its own file of execution, or an interpreter that it renames its process in.
 _INTERPRETERS: Final = {"node", "nodejs", "bun", "deno"}
 _NAMES: Final = {"pi", "pi-rpc"}
+# Names of the adapters that share the tree.
+_BOTH: Final = ("pi", "pi-rust")
 _PACKAGE: Final = "pi-coding-agent"
 _FILE_NAME: Final = re.compile(r"[^_]*_(.+)\.jsonl")
 # The clock of file systems goes in steps, and start times are counted in hundredths of a second.
@@ -67,6 +69,7 @@ class Adapter:
         self._kept: Stamps[Row] = Stamps()
         self._rows: dict[str, Row] = {}
         self._paths: dict[str, set[str]] = {}
+        self._others: set[str] = set()
         self._told: dict[str, str] = {}
 
     def watched(self) -> Sequence[Watched]:
@@ -178,6 +181,7 @@ class Adapter:
         if isinstance(kept, Problem):
             return None, kept, False
         if not self.mine(kept.header):
+            self._others.add(kept.found.id)
             return None, None, True
         return kept, kept.problem, False
 
@@ -217,15 +221,17 @@ class Adapter:
                     continue
                 session = process.environment.get("PI_SESSION_ID", "")
                 if session and session != parent.environment.get("PI_SESSION_ID"):
-                    lives[session] = living(parent)
                     shown.add(parent.pid)
+                    if self._tells(session, parent):
+                        lives[session] = living(parent)
         possible = []
         for process in running.values():
             if process.pid in shown:
                 continue
             session = self._marked(process)
             if session:
-                lives.setdefault(session, living(process))
+                if self._tells(session, process):
+                    lives.setdefault(session, living(process))
                 continue
             possible.append(process)
         for process in possible:
@@ -269,9 +275,17 @@ class Adapter:
         """Id that our mark names; one that another agent handed down says nothing of this process."""
         environment = process.environment
         adapter, _, session = environment.get(MARKER, "").partition(":")
-        if adapter not in ("pi", "pi-rust") or "PI_CODING_AGENT" in environment:
+        if adapter not in _BOTH or "PI_CODING_AGENT" in environment:
             return ""
         return session
+
+    def _tells(self, session: str, process: Process) -> bool:
+        """Whether a conversation is this adapter's: the port shares the tree, and one of both tells of it.
+        What is in no file yet is of whom our mark names, or Pi's."""
+        if session in self._paths or session in self._others:
+            return session in self._paths
+        named = process.environment.get(MARKER, "").partition(":")[0]
+        return self.name == (named if named in _BOTH else "pi")
 
     # ---- reading, starting ----------------------------------------------------------------------
 

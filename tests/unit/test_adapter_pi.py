@@ -308,6 +308,23 @@ def test_our_mark_names_the_conversation(adapter: Adapter) -> None:
     assert adapter.is_alive(found["tool-1"], processes) == STOPPED
 
 
+def test_what_is_in_no_file_yet_is_told_once_though_the_port_shares_the_tree(
+    adapter: Adapter, tmp_path: Path
+) -> None:
+    port = RustAdapter({"HOME": str(tmp_path)})
+    found_by(adapter)
+    found_by(port)
+    for mark, tells, is_silent in (("pi:new", adapter, port), ("pi-rust:new", port, adapter)):
+        processes = FakeProcesses(a_pi(environment={"SESSIOND_AGENT_SESSION": mark}, start_time=boot_ticks()))
+        assert set(tells.evidence(processes).lives) == {"new"}
+        assert not is_silent.evidence(processes).lives
+    # Whoever goes on with it, a conversation is told by who began it.
+    processes = FakeProcesses(
+        a_pi(environment={"SESSIOND_AGENT_SESSION": "pi-rust:my-id-1"}, start_time=boot_ticks())
+    )
+    assert set(adapter.evidence(processes).lives) == {"my-id-1"}
+
+
 def test_a_mark_handed_down_says_nothing(adapter: Adapter) -> None:
     found = found_by(adapter)
     environment = {"SESSIOND_AGENT_SESSION": "pi:my-id-1", "PI_CODING_AGENT": "true"}
