@@ -134,10 +134,12 @@ def _inner(adapter: Program, pid: int | None, processes: Processes) -> bool:
     if handed_down(process, adapter.name):
         return True
     mark, seen = process.environment.get(MARKER, ""), {process.pid}
-    while (process := processes.get(process.parent)) is not None and process.pid not in seen:
-        seen.add(process.pid)
-        if _executes(process, adapter.program) and process.environment.get(MARKER, "") == mark:
+    above = processes.get(process.parent)
+    while above is not None and above.pid not in seen:
+        if _executes(above, adapter.program) and above.environment.get(MARKER, "") == mark:
             return True
+        seen.add(above.pid)
+        above = processes.get(above.parent)
     return False
 
 

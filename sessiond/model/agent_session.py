@@ -17,6 +17,10 @@ PENDING = "agent:"
 # `ADAPTER:ID`.
 MARKER = "SESSIOND_AGENT_SESSION"
 
+# In ``Found.native``, `ADAPTER:ID` of the conversation of another program through which this one is held: both
+# are one, which is shown as this.
+INNER = "inner"
+
 
 class AgentSessionStatus(StrEnum):
     """What it does, as far as evidence goes."""

@@ -38,6 +38,7 @@ from sessiond.adapters.reading.texts import (
 )
 from sessiond.errors import InvalidArgument, NotFound
 from sessiond.model.agent_session import (
+    INNER,
     STOPPED,
     Found,
     Life,
@@ -56,6 +57,17 @@ from sessiond.ports.discovery import Clear, Evidence, Gone, Processes, Told, Wat
 _WORD_MAX: Final = 128 * 1024 - 1
 _TRANSCRIPT_FIRST: Final = 256 * 1024
 _TRANSCRIPT_MOST: Final = 16 * 1024 * 1024
+
+# Programs, and the adapters that find the conversations of these under the id that they tell.
+_KEEPERS: Final[Mapping[str, str]] = {
+    "opencode": "opencode",
+    "gemini": "gemini",
+    "claude-agent-acp": "claude-code",
+    "claude-code-acp": "claude-code",
+    "codex-acp": "codex",
+}
+# So many words of a command line can name the program: it may be run by another.
+_PROGRAM_WORDS: Final = 4
 
 _Row = tuple[Found, Stamp, Problem | None]
 
@@ -149,12 +161,14 @@ class Adapter:
         elif story.broken:
             problem = malformed(self.name, path, f"{story.broken} lines of it cannot be read")
         whole = ends.whole and not story.broken and not story.lost
-        command = header.command if isinstance(header.command, list) else []
+        listed = header.command if isinstance(header.command, list) else []
+        command = [word for word in listed if isinstance(word, str)]
         native = {
             "path": path if len(path) <= 4096 else "",
             "session": story.session,
             "program": story.program,
-            "command": shorten(" ".join(word for word in command if isinstance(word, str))),
+            "command": shorten(" ".join(command)),
+            INNER: _inner(command, story.session),
         }
         found = Found(
             adapter=self.name,
@@ -362,6 +376,16 @@ def _runner(environment: Mapping[str, str]) -> tuple[str, ...]:
     """This program: through the launcher, which an upgrade moves, or this interpreter where there is none."""
     launcher = str(Paths.from_environment(environment).launcher)
     return (launcher,) if os.access(launcher, os.X_OK) else (sys.executable, "-m", "sessiond")
+
+
+def _inner(command: Sequence[str], session: str) -> str:
+    """`ADAPTER:ID` of the conversation as the program itself keeps it, where an adapter finds it there."""
+    for word in command[:_PROGRAM_WORDS]:
+        # A package may be named with its scope and its release.
+        name = word.rpartition("/")[2].partition("@")[0]
+        if name in _KEEPERS and session:
+            return f"{_KEEPERS[name]}:{session}"
+    return ""
 
 
 def _id_of(path: str) -> str:

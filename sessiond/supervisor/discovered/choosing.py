@@ -42,6 +42,7 @@ class Chooser:
         adapters, rest = self.split(word)
         keys = [(adapter, rest) for adapter in adapters or self._adapters]
         exact = [row for key in keys if (row := self._views.get(key)) is not None]
+        exact = exact or [row for key in keys if (row := self._views.in_place_of(key)) is not None]
         if exact:
             return _only(word, exact)
         rows = list(self._views.all(adapters))

@@ -161,7 +161,7 @@ class Discovered:
             if news.whole:
                 self._whole.add(news.adapter)
             self._untended.set()
-        self._watchers.changed([*(one.key for one in news.changed), *news.gone])
+        self._watchers.changed([*(one.key for one in news.changed), *news.gone, *news.joined])
         for one in news.changed:
             # What was shown as waiting for its id is shown as this from now on.
             if one.life.mark and (kept := self._overlays.pending_of(one.adapter, one.life.mark)):
@@ -330,6 +330,8 @@ class Discovered:
             except (Unreachable, TimedOut) as error:
                 log.info("%s could not be asked: %s", row.found.adapter, error.message)
                 return replace(row, stale=True)
+            if found is not None and (inner := self._told.inner(found)) is not None:
+                await self.finder.look(inner.adapter)
             if found is not None:
                 return self._views.join(found, age=0.0)
         now = self._views.get(row.key)
@@ -415,7 +417,15 @@ class Discovered:
                 _ = self.finder
             return {}
         rows = [row for found in self._told.live() if (row := self._views.join(found)).session == session]
-        rows.sort(key=lambda row: (not self._told.spawned(row.found), row.order))
+        # Of several the last one counts: of the process that began first, and there the latest.
+        rows.sort(
+            key=lambda row: (
+                not self._told.spawned(row.found),
+                self._told.outer(row.key) is None,
+                -(row.found.life.start_time or 0),
+                row.order,
+            )
+        )
         return {row.agent: row.activity for row in rows if row.activity}
 
     # ---- what is kept

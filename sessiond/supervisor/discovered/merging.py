@@ -11,6 +11,7 @@ from sessiond.supervisor.discovered.naming import Names
 from sessiond.supervisor.discovered.overlays import Overlays
 from sessiond.supervisor.discovered.rows import Told
 
+_STOPPED = AgentSessionStatus.STOPPED
 UNTOLD = "its program has not told of it yet"
 
 
@@ -25,7 +26,9 @@ class Views:
         self._lives = lives
 
     def get(self, key: Key) -> AgentSession | None:
-        """One; None where there is none."""
+        """One; None where there is none, or it is shown as another."""
+        if self._told.outer(key) is not None:
+            return None
         found = self._told.get(key)
         if found is not None:
             return self.join(found)
@@ -34,18 +37,33 @@ class Views:
             return None
         return self._unfound(overlay)
 
+    def in_place_of(self, key: Key) -> AgentSession | None:
+        """The one that is shown in place of this."""
+        outer = self._told.outer(key)
+        return None if outer is None else self.join(outer)
+
     def all(self, adapters: Collection[str] = (), *, stopped: bool = True) -> Iterator[AgentSession]:
         """All of some adapters (none: of all), in no order."""
         for adapter in self._told.adapters:
             if adapters and adapter not in adapters:
                 continue
             for found in self._told.of(adapter).values():
-                if stopped or found.status is not AgentSessionStatus.STOPPED:
-                    yield self.join(found)
+                if self._told.outer(found.key) is not None:
+                    continue
+                if not stopped and found.status is _STOPPED and self._told.inner(found) is None:
+                    continue
+                row = self.join(found)
+                if stopped or row.status is not _STOPPED:
+                    yield row
             yield from self._unfound_of(adapter)
 
     def join(self, found: Found, *, age: float | None = None) -> AgentSession:
         """A row as its adapter tells it, with what is kept beside it; ``age`` where it was just looked at."""
+        if (inner := self._told.inner(found)) is not None:
+            return replace(self._join(found, age), found=_with(found, inner))
+        return self._join(found, age)
+
+    def _join(self, found: Found, age: float | None) -> AgentSession:
         overlay = self._overlays.get(found.key)
         mark = found.life.mark or (overlay.mark if overlay is not None else "")
         waiting = self._overlays.pending_of(found.adapter, mark) if mark and overlay is None else None
@@ -67,11 +85,7 @@ class Views:
     def unfound(self, adapter: str) -> list[Overlay]:
         """What was launched here and is told by no adapter, nor was found missing before."""
         rows = self._told.of(adapter)
-        return [
-            one
-            for one in self._overlays.of(adapter)
-            if one.agent and one.id not in rows and one.missing_since is None and not self._shown(one)
-        ]
+        return [one for one in self._overlays.of(adapter) if one.id not in rows and self._stands_alone(one)]
 
     def _unfound_of(self, adapter: str) -> Iterator[AgentSession]:
         for overlay in self.unfound(adapter):
@@ -80,7 +94,7 @@ class Views:
 
     def _unfound(self, overlay: Overlay) -> AgentSession | None:
         """A row of what was launched here and is told by no adapter; None once its agent has ended."""
-        if not overlay.agent or overlay.missing_since is not None or self._shown(overlay):
+        if not self._stands_alone(overlay):
             return None
         life = self._lives.get(overlay.mark, Life(alive=None, reason=UNTOLD, mark=overlay.mark))
         if life.alive is False:
@@ -88,7 +102,31 @@ class Views:
         found = Found(overlay.adapter, overlay.id, cwd=overlay.cwd, life=life)
         return replace(self.join(found), overlay=overlay)
 
-    def _shown(self, overlay: Overlay) -> bool:
-        """Whether a row of another id shows what this one waits for."""
-        waits = bool(pending_mark(overlay.id))
-        return waits and self._told.opened(overlay.adapter, overlay.mark) is not None
+    def _stands_alone(self, one: Overlay) -> bool:
+        """Whether it is all that is known of what an agent was launched as and may have open."""
+        if not one.agent or one.missing_since is not None or self._overlays.followed(one):
+            return False
+        # A row of another id shows what this one waits for.
+        return not (pending_mark(one.id) and self._told.opened(one.adapter, one.mark) is not None)
+
+
+def _with(found: Found, inner: Found) -> Found:
+    """A conversation with what the program through which it is held tells of it besides. That program may go
+    on with it by itself."""
+    elsewhere = found.life.alive is False and inner.life.alive is not False
+    return replace(
+        found,
+        model=found.model or inner.model,
+        title=found.title or inner.title,
+        first_prompt=found.first_prompt or inner.first_prompt,
+        last_prompt=(inner.last_prompt if elsewhere else "") or found.last_prompt or inner.last_prompt,
+        updated_at=max(filter(None, (found.updated_at, inner.updated_at)), default=None),
+        ended_at=None if elsewhere else found.ended_at,
+        tokens_in=inner.tokens_in if found.tokens_in is None else found.tokens_in,
+        tokens_out=inner.tokens_out if found.tokens_out is None else found.tokens_out,
+        cost_usd=inner.cost_usd if found.cost_usd is None else found.cost_usd,
+        turn=inner.turn if elsewhere else found.turn,
+        activity=inner.activity if elsewhere else found.activity,
+        native={**inner.native, **found.native},
+        life=inner.life if elsewhere else found.life,
+    )

@@ -47,6 +47,14 @@ class Overlays:
         key = self._pending.get((adapter, mark))
         return None if key is None else self._all[key]
 
+    def followed(self, one: Overlay) -> bool:
+        """Whether its agent was seen to go on with another conversation since."""
+        if pending_mark(one.id):
+            return False
+        same = [other for other in self.of(one.adapter) if other.mark == one.mark]
+        last = owner(other for other in same if not pending_mark(other.id))
+        return last is not None and last.key != one.key
+
     async def put(self, overlay: Overlay, *, instead_of: Key | None = None) -> None:
         """Store one, then show it; ``instead_of`` is the key that it had."""
         await self._store.put_overlay(overlay, instead_of=instead_of)
@@ -89,6 +97,11 @@ def owners(overlays: Iterable[Overlay]) -> dict[str, dict[str, str]]:
     for (adapter, mark), one in latest.items():
         told.setdefault(adapter, {})[mark] = one.id
     return told
+
+
+def owner(overlays: Iterable[Overlay]) -> Overlay | None:
+    """Of those of one agent, the one that it was launched as last."""
+    return max(overlays, key=_launched, default=None)
 
 
 def _launched(one: Overlay) -> float:

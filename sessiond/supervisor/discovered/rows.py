@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import inf
 
-from sessiond.model.agent_session import Found, Key, Problem
+from sessiond.model.agent_session import INNER, Found, Key, Problem
 from sessiond.model.conversation import Trouble
 from sessiond.ports.discovery import Checked, FinderEvent, Problems, Rows
 
@@ -23,6 +24,8 @@ class News:
     before: Mapping[str, Found] = field(default_factory=dict)
     """What was known of these until now, by id."""
     gone: Sequence[Key] = ()
+    joined: Collection[Key] = ()
+    """What is shown with one of these, or in its place."""
     whole: bool = False
     troubles: Sequence[Trouble] = ()
     """New trouble."""
@@ -44,6 +47,7 @@ class Told:
         self._rows: dict[str, dict[str, Found]] = {adapter: {} for adapter in adapters}
         self._troubles: dict[str, dict[tuple[str, str], Trouble]] = {adapter: {} for adapter in adapters}
         self._live: dict[str, set[str]] = {adapter: set() for adapter in self._rows}
+        self._outer: dict[Key, Key] = {}
         self._heard: dict[str, float] = {}
         self._answered: set[str] = set()
         self._stale: set[str] = set()
@@ -68,8 +72,9 @@ class Told:
         return self._rows.get(adapter, {})
 
     def marked(self, adapter: str) -> Mapping[str, Found]:
-        """Conversations of one adapter that agents of ours have open, by `SESSION-AGENT`; of several the one
-        that no other of these spawned, the latest."""
+        """Conversations of one adapter that agents of ours have open, by `SESSION-AGENT`; of several that no
+        other of these spawned the one of the process that began first, what others started within it being
+        its tools, and of those of one process the latest."""
         marked: dict[str, Found] = {}
         rows = self.of(adapter)
         for key in self._live.get(adapter, ()):
@@ -77,7 +82,7 @@ class Told:
             if not one.life.mark or self.spawned(one):
                 continue
             other = marked.get(one.life.mark)
-            if other is None or _latest(one) > _latest(other):
+            if other is None or _foremost(one) > _foremost(other):
                 marked[one.life.mark] = one
         return marked
 
@@ -88,9 +93,26 @@ class Told:
         return None if one is None or (one.parent and one.parent not in self.of(adapter)) else one
 
     def spawned(self, one: Found) -> bool:
-        """Whether it was spawned by a conversation that the same agent has open."""
-        parent = self.of(one.adapter).get(one.parent) if one.parent else None
-        return parent is not None and bool(one.life.mark) and parent.life.mark == one.life.mark
+        """Whether it was spawned by a conversation that the same agent has open, be it through others."""
+        rows, seen = self.of(one.adapter), {one.id}
+        parent = rows.get(one.parent) if one.parent and one.life.mark else None
+        while parent is not None and parent.id not in seen:
+            if parent.life.mark == one.life.mark:
+                return True
+            seen.add(parent.id)
+            parent = rows.get(parent.parent)
+        return False
+
+    def inner(self, one: Found) -> Found | None:
+        """The conversation of another program through which this one is held: the same as it is told by that
+        program's adapter."""
+        key = _inner_key(one)
+        return self.get(key) if key is not None and self._outer.get(key) == one.key else None
+
+    def outer(self, key: Key) -> Found | None:
+        """The conversation that is held through this one, and is shown in its place."""
+        outer = self._outer.get(key)
+        return self.get(outer) if outer is not None else None
 
     def live(self) -> Iterator[Found]:
         """All conversations that a process is known to have open."""
@@ -134,19 +156,45 @@ class Told:
         if event.whole:
             self._answered.add(event.adapter)
         live = self._live[event.adapter]
+        keys = [(event.adapter, one) for one in (*before, *missing)]
+        joined = self._joined(keys)
+        for gone in missing:
+            self._part(rows[gone])
         for one in changed:
+            if one.id in before:
+                self._part(before[one.id])
+            if (inner := _inner_key(one)) is not None:
+                self._outer[inner] = one.key
             rows[one.id] = one
             (live.add if one.status.live else live.discard)(one.id)
         for gone in missing:
             del rows[gone]
         live -= missing
+        joined |= self._joined([one.key for one in changed])
         return News(
             event.adapter,
             changed=changed,
+            joined=joined,
             before=before,
             gone=[(event.adapter, gone) for gone in sorted(missing)],
             whole=event.whole,
         )
+
+    def _part(self, one: Found) -> None:
+        """It is no longer known what this one is held through."""
+        inner = _inner_key(one)
+        if inner is not None and self._outer.get(inner) == one.key:
+            del self._outer[inner]
+
+    def _joined(self, keys: Iterable[Key]) -> set[Key]:
+        """Keys of what is shown with these, or in their place."""
+        joined = set()
+        for key in keys:
+            if (outer := self._outer.get(key)) is not None:
+                joined.add(outer)
+            if (one := self.get(key)) is not None and (inner := _inner_key(one)) is not None:
+                joined.add(inner)
+        return joined
 
     def _take_problems(self, event: Problems) -> News:
         before = self._troubles[event.adapter]
@@ -169,5 +217,11 @@ class Told:
         )
 
 
-def _latest(one: Found) -> tuple[datetime, datetime, str]:
-    return one.updated_at or _NEVER, one.started_at or _NEVER, one.id
+def _foremost(one: Found) -> tuple[float, datetime, datetime, str]:
+    began = inf if one.life.start_time is None else one.life.start_time
+    return -began, one.updated_at or _NEVER, one.started_at or _NEVER, one.id
+
+
+def _inner_key(one: Found) -> Key | None:
+    adapter, colon, conversation = one.native.get(INNER, "").partition(":")
+    return (adapter, conversation) if colon and conversation and adapter != one.adapter else None

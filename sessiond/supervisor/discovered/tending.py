@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from sessiond.model.agent_session import Found, Key, Overlay
 from sessiond.model.conversation import pending_mark, split_mark
-from sessiond.supervisor.discovered.overlays import Overlays
+from sessiond.supervisor.discovered.overlays import Overlays, owner
 from sessiond.supervisor.discovered.rows import News, Told
 
 # With such trouble nobody can say that a conversation is missing.
@@ -59,17 +59,26 @@ class Tender:
         return bool(one.life.mark) and self._overlays.pending_of(one.adapter, one.life.mark) is not None
 
     def _note_gain(self, one: Found, news: News) -> None:
-        """One came to be open in an agent of ours: after another in the same process, it follows that."""
-        for other in self._overlays.of(one.adapter):
-            if other.mark != one.life.mark or other.id == one.id or pending_mark(other.id):
-                continue
-            pid = one.life.pid
-            lives = [
-                found.life
-                for found in (news.before.get(other.id), self._told.get(other.key))
-                if found is not None
-            ]
-            if pid is not None and any(life.pid == pid for life in lives) and not self._told.spawned(one):
+        """One came to be open in an agent of ours: after another in the same process, it follows that; also
+        where nobody saw it happen."""
+        if self._told.spawned(one):
+            return
+        others = [
+            other
+            for other in self._overlays.of(one.adapter)
+            if other.mark == one.life.mark and other.id != one.id and not pending_mark(other.id)
+        ]
+        for other in others:
+            told = self._told.get(other.key)
+            lives = [found.life for found in (news.before.get(other.id), told) if found is not None]
+            seen = one.life.pid is not None and any(life.pid == one.life.pid for life in lives)
+            unseen = (
+                (told is None or told.life.alive is False)
+                and self._told.opened(one.adapter, one.life.mark) is one
+                and owner(others) is other
+                and self._overlays.get(one.key) is None
+            )
+            if seen or unseen:
                 self._succession[other.key] = one.id
 
     async def tend(self, adapters: set[str], whole: set[str], missing: set[Key]) -> None:
@@ -134,7 +143,8 @@ class Tender:
             if one.id in rows:
                 continue
             since = one.missing_since
-            if since is None and (not one.agent or one.key in missing):
+            left = not one.agent or one.key in missing or self._overlays.followed(one)
+            if since is None and left:
                 since = now
                 if self._keep:
                     await self._overlays.put(replace(one, missing_since=now))
