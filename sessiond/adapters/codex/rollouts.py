@@ -159,17 +159,117 @@ def read(path: str) -> tuple[Rollout | None, files.Stamp]:
     if name[1]:
         return Rollout(name[0], path, compressed=True), files.stamp(os.stat(path))
     ends = files.read_ends(path, HEAD, TAIL)
-    lines = iter(files.lines(ends))
+    end = ends.head.find(b"\n")
+    if end < 0:
+        end = len(ends.head)
+    first = ends.head[:end]
     # Of a first line that is longer than what was read, what precedes the instructions is enough.
-    first = next(lines, b"") if ends.whole or b"\n" in ends.head else _before_instructions(ends.head)
-    meta = _meta(first) or _meta(_before_instructions(first))
+    meta = (_meta(first) if ends.whole or end < len(ends.head) else None) or _meta(
+        _before_instructions(first)
+    )
     if meta is None:
         return None, ends.stamp
     rollout = Rollout(name[0], path)
     _begin(rollout, meta)
-    for line in lines:
-        _take(rollout, line)
+    if ends.whole:
+        blocks = [(ends.head, end + 1, len(ends.head))]
+    else:
+        blocks = [
+            (ends.head, end + 1, ends.head.rfind(b"\n") + 1),
+            (ends.tail, ends.tail.find(b"\n") + 1 or len(ends.tail), len(ends.tail)),
+        ]
+    _read_lines(rollout, [block for block in blocks if block[1] < block[2]])
     return rollout, ends.stamp
+
+
+# Part of what was read that begins and ends with whole lines.
+_Block = tuple[bytes, int, int]
+
+# Words in lines that begin or end a turn, and in those that tell of one thing: nearly all others are not
+# decoded. Which lines these are is told by decoding them.
+_TURNS: Final = (b"task_complete", b"turn_aborted", b"task_started", b"turn_complete", b"turn_started")
+_CONTEXT: Final = (b"turn_context",)
+_TOKENS: Final = (b'"token_',)
+_TITLE: Final = (b"thread_name_updated",)
+_USER: Final = (b'"user"', b"UserMessage", b"user_message")
+
+
+def _read_lines(rollout: Rollout, blocks: list[_Block]) -> None:
+    """What all the lines tell: those of its last turn one by one, of those before it the last that tell what
+    these do not, and the first prompt."""
+    at, begin = _last_turn(blocks)
+    cwd, rollout.cwd = rollout.cwd, ""
+    for number, (data, start, end) in enumerate(blocks[at:]):
+        for line in data[start if number else begin : end].split(b"\n"):
+            _take(rollout, line)
+    before = [*blocks[:at], (blocks[at][0], blocks[at][1], begin)] if blocks else []
+    for told in _told_by(before, _CONTEXT):
+        rollout.model = rollout.model or told.model
+        rollout.cwd = rollout.cwd or told.cwd
+        if rollout.model and rollout.cwd:
+            break
+    rollout.cwd = rollout.cwd or cwd
+    if rollout.tokens_in is None:
+        for told in _told_by(before, _TOKENS):
+            if told.tokens_in is not None:
+                rollout.tokens_in, rollout.tokens_out = told.tokens_in, told.tokens_out
+                break
+    rollout.title = rollout.title or next((one.title for one in _told_by(before, _TITLE) if one.title), "")
+    if not rollout.last_prompt:
+        prompts = (one.last_prompt for one in _told_by(before, _USER))
+        rollout.last_prompt = next((one for one in prompts if one), "")
+    rollout.first_prompt = _first_prompt(before) or rollout.first_prompt
+
+
+def _last_turn(blocks: list[_Block]) -> tuple[int, int]:
+    """Block and place of the last line that begins or ends a turn; of the first line where there is none."""
+    for at in range(len(blocks) - 1, -1, -1):
+        for begin, line in _lines_with(blocks[at], _TURNS):
+            scratch = Rollout("", "")
+            _take(scratch, line)
+            if scratch.turn in (Turn.WORKING, Turn.DONE):
+                return at, begin
+    return 0, blocks[0][1] if blocks else 0
+
+
+def _told_by(blocks: list[_Block], words: tuple[bytes, ...]) -> Iterator[Rollout]:
+    """What each line with one of these words tells by itself, from the last to the first."""
+    for block in reversed(blocks):
+        for _, line in _lines_with(block, words):
+            scratch = Rollout("", "")
+            _take(scratch, line)
+            yield scratch
+
+
+def _lines_with(block: _Block, words: tuple[bytes, ...]) -> Iterator[tuple[int, bytes]]:
+    """Place and text of each line with one of these words, from the last to the first."""
+    data, start, end = block
+    while True:
+        found = -1
+        for word in words:
+            found = max(found, data.rfind(word, max(found, start), end))
+        if found < 0:
+            return
+        begin = max(data.rfind(b"\n", start, found) + 1, start)
+        over = data.find(b"\n", found, end)
+        yield begin, data[begin : end if over < 0 else over]
+        end = begin
+
+
+def _first_prompt(blocks: list[_Block]) -> str:
+    for data, start, end in blocks:
+        begin = start
+        while begin < end:
+            over = data.find(b"\n", begin, end)
+            over = end if over < 0 else over
+            line = data[begin:over]
+            if any(word in line for word in _USER):
+                scratch = Rollout("", "")
+                _take(scratch, line)
+                if scratch.first_prompt:
+                    return scratch.first_prompt
+            begin = over + 1
+    return ""
 
 
 def _before_instructions(line: bytes) -> bytes:
