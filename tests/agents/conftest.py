@@ -225,4 +225,6 @@ def guests(product: Product, model: ModelServer, _packages: Callable[[str], Pack
     made = Guests(product, model, _packages)
     made.clear()
     yield made
+    # Programs that still write are ended first.
+    product.clean()
     made.clear()

@@ -99,6 +99,19 @@ class Guests:
             "LaunchAgentSession", adapter=adapter, spawn=spec, prompt=prompt, print=print_mode
         )
 
+    def resume(
+        self, id: str, session: str, program: Program, prompt: str, *, take_over: bool = False
+    ) -> pb.ResumeAgentSessionResponse:
+        """Go on with one in a terminal of a session."""
+        spec = agents_pb2.SpawnAgentRequest(session=session, environment=dict(program.env), tty=True)
+        return self.call(  # type: ignore[no-any-return]
+            "ResumeAgentSession", agent_session=id, spawn=spec, prompt=prompt, take_over=take_over
+        )
+
+    def transcript(self, id: str) -> list[pb.TranscriptMessage]:
+        """The end of one."""
+        return list(self.call("ReadTranscript", agent_session=id).messages)
+
     def rows(self, **filters: Any) -> list[pb.AgentSession]:
         """All conversations, stopped ones too."""
         found = pb.AgentSessionFilter(include_stopped=True, **filters)
