@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 PROGRAM: Final = (sys.executable, "-m", "sessiond")
 
 _PACKET_MAX = 65536
-# Seconds that a finder which was told to end may take.
-_END = 2.0
+_SILENT = "the finder does not answer"
+# Seconds that a finder which was told to end may take, and one that begins on a busy machine.
+_END, _BEGIN = 2.0, 30.0
 
 
 async def readable(fd: int) -> None:
@@ -52,19 +53,25 @@ def kill(pidfd: int) -> None:
 
 @dataclass(slots=True)
 class Child:
-    """One process of the finder. ``status`` is None where nobody is left who could tell it."""
+    """One process of the finder. ``status`` is None where nobody is left who could tell it; a finder that
+    does not tell it for ``patience`` seconds is ``lost``."""
 
     pid: int
     pidfd: int
     socket: socket.socket
     status: asyncio.Future[int | None]
+    patience: float
+    lost: Callable[[], None]
 
     async def end(self) -> int | None:
         """Kill it if it still runs, and return when it has ended; to be called once."""
         try:
             kill(self.pidfd)
             await readable(self.pidfd)
-            return await self.status
+            told, _ = await asyncio.wait([self.status], timeout=self.patience)
+            if not told:
+                self.lost()
+            return self.status.result()
         finally:
             os.close(self.pidfd)
             self.socket.close()
@@ -86,6 +93,8 @@ class Nursery:
         self._factory = factory
         self._starting = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
+        self._pidfd = -1
+        self._awake = False
         self._control: socket.socket | None = None
         self._numbers = 0
         self._asked: dict[int, asyncio.Future[tuple[int, int]]] = {}
@@ -116,7 +125,7 @@ class Nursery:
             with theirs:
                 packet = msgspec.msgpack.encode(Fork(number, adapter, plain))
                 socket.send_fds(control, [packet], [theirs.fileno()])
-            async with asyncio.timeout(self._deadline):
+            async with asyncio.timeout(self._deadline if self._awake else max(self._deadline, _BEGIN)):
                 pid, pidfd = await forked
         except BaseException as error:
             ours.close()
@@ -127,14 +136,14 @@ class Nursery:
                 kill(pidfd)
                 os.close(pidfd)
             if isinstance(error, TimeoutError):
-                self._lose("the finder does not answer")
+                self._lose(_SILENT)
                 raise TimedOut("adapter_timeout", "the finder does not answer and was killed") from None
             if isinstance(error, OSError):
                 raise Unreachable("adapter_failed", f"the finder cannot be asked: {error.strerror}") from None
             raise
         finally:
             self._asked.pop(number, None)
-        return Child(pid, pidfd, ours, status)
+        return Child(pid, pidfd, ours, status, self._deadline, lambda: self._silent(control))
 
     async def close(self) -> None:
         """End the finder; idempotent. What it forked is to be ended before."""
@@ -146,13 +155,15 @@ class Nursery:
             async with asyncio.timeout(_END):
                 await process.wait()
         except TimeoutError:
-            process.kill()
-            await process.wait()
+            pass
+        finally:
+            await self._bury(process)
 
     async def _start(self) -> None:
         if self._process is not None:
             await self._bury(self._process)
             self._process = None
+        self._awake = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
@@ -175,12 +186,16 @@ class Nursery:
                     ) from error
                 raise
         self._control = ours
+        with suppress(ProcessLookupError):
+            self._pidfd = os.pidfd_open(self._process.pid)
         asyncio.get_running_loop().add_reader(ours.fileno(), self._hear)
 
     async def _bury(self, process: asyncio.subprocess.Process) -> None:
         """One that was lost must be gone before another begins."""
-        with suppress(ProcessLookupError):
-            process.kill()
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0:
+            kill(pidfd)
+            os.close(pidfd)
         await process.wait()
 
     def _hear(self) -> None:
@@ -197,6 +212,7 @@ class Nursery:
         if not packet:
             self._lose("the finder ended")
             return
+        self._awake = True
         tidings = self._decoder.decode(packet)
         match tidings:
             case Forked(number, pid):
@@ -215,6 +231,11 @@ class Nursery:
                 if told is not None and not told.done():
                     told.set_result(status)
 
+    def _silent(self, control: socket.socket) -> None:
+        """The finder that was at that socket does not tell what it must."""
+        if self._control is control:
+            self._lose(_SILENT)
+
     def _lose(self, reason: str) -> None:
         """The finder is gone, or is to go; the kernel kills what it forked."""
         control, self._control = self._control, None
@@ -223,8 +244,8 @@ class Nursery:
             control.close()
             if self._process is not None:
                 log.warning("%s", reason)
-                with suppress(ProcessLookupError):
-                    self._process.kill()
+                if self._pidfd >= 0:
+                    kill(self._pidfd)
         for asked in self._asked.values():
             if not asked.done():
                 asked.set_exception(Unreachable("adapter_failed", reason))

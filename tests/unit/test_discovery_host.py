@@ -423,6 +423,20 @@ async def test_a_killed_finder_takes_all_with_it_and_all_come_back() -> None:
         assert not set(before.values()) & set(case.finder.processes.values())
 
 
+async def test_a_finder_that_hangs_is_given_up_when_it_tells_no_end() -> None:
+    async with finding("one", "two", deadline=1.0) as case:
+        case.write("one", "a", title="x")
+        await case.until(lambda: case.title("one", "a") == "x" and "two" in case.rows)
+        before = dict(case.finder.processes)
+        with pidfds(*before.values()) as ends:
+            os.kill(before[""], signal.SIGSTOP)
+            os.kill(before["one"], signal.SIGKILL)
+            await case.until(lambda: case.fault("one") and case.fault("two"))
+            wait_for_ends(ends)
+        await case.until(lambda: not case.problems["one"] and not case.problems["two"])
+        assert case.title("one", "a") == "x"
+
+
 _HOST = """
 import asyncio, os, sys
 from sessiond.discovery.host import ProcessFinder
