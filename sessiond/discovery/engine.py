@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -35,8 +35,8 @@ _REST = 9
 _REST_LEAST, _REST_MOST = 0.05, 1.0
 _READ = 1 << 18
 
-_BUSY = wire.frame(wire.Busy())
-_IDLE = wire.frame(wire.Idle())
+BUSY = wire.frame(wire.Busy())
+IDLE = wire.frame(wire.Idle())
 
 
 class HostGone(Exception):
@@ -81,8 +81,8 @@ def answer_only(adapter: AgentAdapter, channel: Channel) -> None:
     """Answer what needs nothing that was found, until the host has enough. Raises HostGone."""
     while True:
         for asked in channel.receive():
-            channel.send(_BUSY)
-            channel.send(answer(asked, lambda question: answer_plainly(adapter, question)), _IDLE)
+            channel.send(BUSY)
+            channel.send(answer(asked, lambda question: answer_plainly(adapter, question)), IDLE)
 
 
 class Engine:
@@ -109,9 +109,9 @@ class Engine:
         self._signed = 0.0
         self._pidfds: dict[int, tuple[int, int]] = {}
 
-    def run(self) -> None:
-        """Find, then follow what changes. Raises HostGone in the end, AdapterBroken."""
-        asked = self._channel.receive()
+    def run(self, asked: Sequence[wire.Asked] = ()) -> None:
+        """Find, then follow what changes; ``asked`` was received before. Raises HostGone in the end,
+        AdapterBroken."""
         while not asked:
             asked = self._channel.receive()
         try:
@@ -126,7 +126,7 @@ class Engine:
                 os.close(fd)
             self._pidfds.clear()
 
-    def _begin(self, asked: list[wire.Asked]) -> None:
+    def _begin(self, asked: Sequence[wire.Asked]) -> None:
         first = asked[0].question
         if isinstance(first, wire.Own):
             self._own = dict(first.agents)
@@ -174,7 +174,7 @@ class Engine:
     def _step(self, *, whole: bool = False, anew: bool = False) -> None:
         """Look at files that changed (all with ``anew``) and at processes, and tell what is new (all with
         ``whole``)."""
-        self._channel.send(_BUSY)
+        self._channel.send(BUSY)
         began = monotonic()
         try:
             if whole or anew:
@@ -190,7 +190,7 @@ class Engine:
             reason = describe(error)
             self._channel.send(wire.frame(wire.Failed(reason)))
             raise AdapterBroken(reason) from error
-        self._channel.send(_IDLE)
+        self._channel.send(IDLE)
         now = monotonic()
         self._rest_until = now + min(max(_REST * (now - began), _REST_LEAST), _REST_MOST)
 
@@ -284,7 +284,7 @@ class Engine:
         now = monotonic()
         if now - self._signed >= _SIGN:
             self._signed = now
-            self._channel.send(_BUSY)
+            self._channel.send(BUSY)
 
     def _follow(self) -> None:
         """Hear of the end of every process that matters."""
@@ -311,7 +311,7 @@ class Engine:
     # ---- questions
 
     def _answer(self, asked: wire.Asked) -> None:
-        self._channel.send(_BUSY)
+        self._channel.send(BUSY)
         question = asked.question
         self._drain()
         if isinstance(question, wire.Own):
@@ -323,7 +323,7 @@ class Engine:
             self._step()
         elif isinstance(question, wire.IsAlive | wire.ReadTranscript | wire.Resume):
             self._catch_up(question.session)
-        self._channel.send(answer(asked, self._result), _IDLE)
+        self._channel.send(answer(asked, self._result), IDLE)
 
     def _catch_up(self, session: str) -> None:
         """Know what can be known of this one."""

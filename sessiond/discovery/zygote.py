@@ -19,7 +19,9 @@ from typing import Final, NoReturn
 
 import msgspec
 
+from sessiond.adapters.places import places_of
 from sessiond.discovery import kernel, wire
+from sessiond.discovery.absence import wait
 from sessiond.discovery.answers import describe
 from sessiond.discovery.engine import AdapterBroken, Channel, Engine, HostGone, answer_only
 from sessiond.ports.discovery import AgentAdapter
@@ -27,6 +29,7 @@ from sessiond.ports.discovery import AgentAdapter
 FACTORY: Final = "sessiond.adapters:make_adapter"
 
 MakeAdapter = Callable[[str, Mapping[str, str]], AgentAdapter]
+Places = Callable[[str, Mapping[str, str]], tuple[str, ...]]
 
 _PACKET_MAX = 65536
 
@@ -68,19 +71,22 @@ def main(argv: Sequence[str]) -> int:
     """`finder FD [FACTORY]`: serve the host at the other end of that socket until it closes."""
     host = socket.socket(fileno=int(argv[0]))
     kernel.name_process("sessiond-finder")
-    module, _, function = (argv[1] if len(argv) > 1 else FACTORY).partition(":")
+    factory = argv[1] if len(argv) > 1 else FACTORY
+    module, _, function = factory.partition(":")
     make: MakeAdapter = getattr(importlib.import_module(module), function)
+    places = places_of if factory == FACTORY else _nowhere
     # What is loaded until now is shared with all that are forked, as long as nobody counts its references.
     gc.collect()
     gc.freeze()
-    _Zygote(host, make).run()
+    _Zygote(host, make, places).run()
     return 0
 
 
 class _Zygote:
-    def __init__(self, host: socket.socket, make: MakeAdapter) -> None:
+    def __init__(self, host: socket.socket, make: MakeAdapter, places: Places) -> None:
         self._host = host
         self._make = make
+        self._places = places
         self._pid = os.getpid()
         self._decoder = msgspec.msgpack.Decoder(Fork)
         # By pidfd: the number that the host gave, and the pid.
@@ -143,19 +149,26 @@ class _Zygote:
                 for pidfd in self._children:
                     os.close(pidfd)
                 kernel.name_process(f"find:{asked.adapter}")
-                status = _run(self._make, asked, Channel(socket.socket(fileno=fd)))
+                status = _run(self._make, self._places, asked, Channel(socket.socket(fileno=fd)))
         except BaseException as error:  # noqa: BLE001  (Nothing may return into the finder's own loop.)
             sys.excepthook(type(error), error, error.__traceback__)
         finally:
             os._exit(status)
 
 
-def _run(make: MakeAdapter, asked: Fork, channel: Channel) -> int:
+def _nowhere(name: str, environment: Mapping[str, str]) -> tuple[str, ...]:
+    return ()
+
+
+def _run(make: MakeAdapter, places: Places, asked: Fork, channel: Channel) -> int:
     # A descriptor for each process that has a conversation open.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    first: list[wire.Asked] = []
     try:
+        if not asked.plain and (folders := places(asked.adapter, os.environ)):
+            first = wait(asked.adapter, folders, channel)
         try:
             adapter = make(asked.adapter, os.environ)
         except Exception as error:  # noqa: BLE001  (Another's code is loaded here: whatever it raises is told.)
@@ -164,7 +177,7 @@ def _run(make: MakeAdapter, asked: Fork, channel: Channel) -> int:
         if asked.plain:
             answer_only(adapter, channel)
         else:
-            Engine(adapter, channel).run()
+            Engine(adapter, channel).run(first)
     except HostGone:
         return 0
     except AdapterBroken:

@@ -1,0 +1,97 @@
+"""Adapters of programs that have no files here: their processes load nothing until files come."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from sessiond.discovery.host import ProcessFinder
+from sessiond.errors import NotFound
+from sessiond.model.agent_session import Wish
+from sessiond.ports.discovery import Checked, FinderEvent, Rows
+
+ROOT = Path(__file__).parents[2]
+TRANSCRIPTS = ROOT / "tests/fixtures/claude_code/projects"
+ID = "242e3a83-63fe-450d-b2c5-c1604649c428"
+ADAPTER = "claude-code"
+PATIENCE = 40.0
+
+
+@asynccontextmanager
+async def finding() -> AsyncIterator[tuple[ProcessFinder, AsyncIterator[FinderEvent]]]:
+    finder = ProcessFinder([ADAPTER], 20.0, os.environ | {"PYTHONPATH": str(ROOT)})
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield finder, finder.watch()
+    finally:
+        await finder.close()
+
+
+async def rows(events: AsyncIterator[FinderEvent]) -> Rows:
+    async for event in events:
+        if isinstance(event, Rows):
+            return event
+    raise AssertionError("it ended")
+
+
+def come() -> None:
+    shutil.copytree(TRANSCRIPTS, Path(os.environ["HOME"]) / ".claude" / "projects")
+
+
+async def test_nothing_is_found_and_then_what_comes() -> None:
+    async with finding() as (_, events):
+        assert await rows(events) == Rows(ADAPTER, [], [], whole=True)
+        come()
+        while not any(one.id == ID for one in (await rows(events)).found):
+            pass
+
+
+async def test_looks_are_answered_without_anything_being_there() -> None:
+    async with finding() as (finder, events):
+        await rows(events)
+        told: list[FinderEvent] = []
+
+        async def read() -> None:
+            told.extend([event async for event in events])
+
+        reader = asyncio.create_task(read())
+        await finder.look(ADAPTER)
+        await finder.refresh([ADAPTER])
+        await finder.own(ADAPTER, {})
+        assert await finder.is_alive(ADAPTER, ID) is None
+        await finder.close()
+        await reader
+    assert told.count(Checked(ADAPTER)) >= 2
+    assert not [event for event in told if isinstance(event, Rows)]
+
+
+async def test_what_needs_the_adapter_loads_it() -> None:
+    async with finding() as (finder, events):
+        await rows(events)
+        with pytest.raises(NotFound, match=ID):
+            await finder.transcript(ADAPTER, ID, 1)
+    async with finding() as (finder, events):
+        await rows(events)
+        assert (await finder.launch(ADAPTER, Wish("/", "hi", print=True))).argv[0] == "claude"
+    async with finding() as (finder, events):
+        await rows(events)
+        await finder.own(ADAPTER, {f"{'a' * 32}-{'b' * 16}": ID})
+        assert (await rows(events)).whole
+
+
+async def test_a_program_that_goes_and_comes_back() -> None:
+    come()
+    async with finding() as (_, events):
+        assert any(one.id == ID for one in (await rows(events)).found)
+        shutil.rmtree(Path(os.environ["HOME"]) / ".claude")
+        while ID not in (await rows(events)).gone:
+            pass
+        come()
+        while not any(one.id == ID for one in (await rows(events)).found):
+            pass
