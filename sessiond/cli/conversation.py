@@ -214,7 +214,12 @@ def shown_agent(one: dict[str, Any]) -> str:
 
 def shown_status(one: dict[str, Any]) -> str:
     """Status and, beside it, what it does."""
-    return str(one["status"]) + (f" ({one['activity']})" if one["activity"] else "")
+    return str(one["status"]) + (f" ({activity})" if (activity := _besides(one)) else "")
+
+
+def _besides(one: dict[str, Any]) -> str:
+    """What it does, where that is not what the status says."""
+    return str(one["activity"] or "") if one["activity"] != one["status"] else ""
 
 
 def readable(text: str) -> str:
@@ -225,7 +230,7 @@ def readable(text: str) -> str:
 def conversation_line(one: dict[str, Any]) -> str:
     """One line on a conversation."""
     status = render.paint(one["status"], COLOURS.get(one["status"], ""), on=render.colours())
-    besides = [word for word in (one["activity"], one["reason"]) if word]
+    besides = [word for word in (_besides(one), one["reason"]) if word]
     if one["pid"] is not None:
         besides.append(f"pid {one['pid']}")
     text = f"{one['adapter']} {shown_id(one)}: "

@@ -30,10 +30,9 @@ from sessiond.errors import InvalidArgument
 
 LARGEST_LIMIT = 10_000
 # What a narrow terminal goes without, the first named first.
-_DISPENSABLE = ("AGENT", "MODEL", "PID")
-_HELP = "sessionctl discovered --help"
-# Columns that may be cut: what it is about, the folder, the id.
-_SHRINK = (6, 5, 0)
+_DISPENSABLE = ("AGENT", "MODEL", "PID", "UPDATED")
+# Columns that may be cut: the folder, what it is about, the id.
+_SHRINK = (5, 6, 0)
 _HEADER = ["ID", "ADAPTER", "STATUS", "UPDATED", "PID", "FOLDER", "ABOUT", "MODEL", "AGENT"]
 
 
@@ -80,7 +79,9 @@ def discovered(
 
     if follow and (limit or page or refresh or errors):
         raise UsageFault(
-            "usage", "--follow goes with none of --limit, --page, --refresh, --errors", hint=_HELP
+            "usage",
+            "--follow goes with none of --limit, --page, --refresh, --errors",
+            hint="sessionctl discovered --help",
         )
     if not 0 <= limit <= LARGEST_LIMIT:
         raise InvalidArgument("limit_invalid", f"not a limit: {limit}", hint=f"1 to {LARGEST_LIMIT}")

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 import pytest
 
 from sessiond import config
+from sessiond.adapters import ADAPTERS
 from sessiond.cli import main
 from sessiond.paths import Paths, private_folder
 from sessiond.supervisor import parts
@@ -71,7 +72,7 @@ class StandIn:
 
     def __init__(self, finder: FakeFinder | None = None) -> None:
         self.init = FakeInit()
-        self.finder = finder or FakeFinder()
+        self.finder = finder or FakeFinder(tuple(ADAPTERS))
         self.parts: parts.Parts | None = None
         self._thread = threading.Thread(target=self._serve, name="supervisor")
         self._ready = threading.Event()
