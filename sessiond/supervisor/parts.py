@@ -38,6 +38,7 @@ from sessiond.supervisor.directory import Directory
 from sessiond.supervisor.discovered.asking import asking
 from sessiond.supervisor.discovered.known import Discovered, Rules
 from sessiond.supervisor.discovered.launching import Launching
+from sessiond.supervisor.discovered.learning import Learning
 from sessiond.supervisor.discovered.naming import Names
 from sessiond.supervisor.discovered.overlays import Overlays
 from sessiond.supervisor.discovered.resuming import Resuming
@@ -183,7 +184,7 @@ async def build(
     stack.push_async_callback(daemons.close)
     stack.push_async_callback(discovered.close)
     calls = AgentCalls(directory, daemons, at_rest, activities=discovered.activities)
-    launching = Launching(discovered, calls, directory)
+    launching = Launching(discovered, calls, directory, Learning(discovered, calls, directory))
     resuming = Resuming(discovered, launching, calls, directory)
     sessions_pb2_grpc.add_SessionsServiceServicer_to_server(
         SessionsService(directory, lifecycle, changes, init), server.grpc

@@ -143,7 +143,7 @@ async def test_one_that_took_the_place_of_another_while_nobody_looked_follows_it
 def test_whom_a_conversation_is_held_through(tmp_path: Path, command: list[str], inner: str | None) -> None:
     environment = {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
     folder(environment).mkdir(parents=True)
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"type": "session", "version": 1, "id": "o", "cwd": "/home/user", "command": command},
         {"type": "opened", "session": "ses_1"},
     ]

@@ -59,15 +59,19 @@ def asking(calls: Callable[[], AgentCalls]) -> Ask:
             return _failed(status.error(), mark)
         except SessiondError as error:
             return _failed(error, mark)
-        told = pb.GetAgentResponse.FromString(raw).agent
-        state = state_from_wire(told.state)
-        if state.ended:
-            return STOPPED
-        if state is AgentState.UNKNOWN:
-            return Life(alive=None, reason="the state of its agent is not known", mark=mark)
-        return Life(alive=True, reason=UNTOLD, pid=told.pid or None, mark=mark)
+        return life_of(pb.GetAgentResponse.FromString(raw).agent, mark)
 
     return ask
+
+
+def life_of(agent: pb.Agent, mark: str) -> Life:
+    """What an agent's state says of the conversation that it was launched as."""
+    state = state_from_wire(agent.state)
+    if state.ended:
+        return STOPPED
+    if state is AgentState.UNKNOWN:
+        return Life(alive=None, reason="the state of its agent is not known", mark=mark)
+    return Life(alive=True, reason=UNTOLD, pid=agent.pid or None, mark=mark)
 
 
 def _failed(error: SessiondError, mark: str) -> Life:

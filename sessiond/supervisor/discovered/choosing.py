@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,9 +90,13 @@ def _only(word: str, rows: list[AgentSession]) -> AgentSession:
 
 
 def _current(word: str, rows: list[AgentSession]) -> AgentSession:
-    """Of the conversations of one agent, or of agents of one name: one that lives, the one launched last."""
     if not rows:
         raise _not_found(word)
+    return foremost(rows)
+
+
+def foremost(rows: Sequence[AgentSession]) -> AgentSession:
+    """Of the conversations of one agent, or of agents of one name: one that lives, the one launched last."""
     marks = {(row.mark, row.found.id) for row in rows}
 
     def rank(row: AgentSession) -> tuple[Any, ...]:

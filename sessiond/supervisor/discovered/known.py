@@ -11,12 +11,21 @@ from datetime import UTC, datetime, timedelta
 
 from sessiond.aio import Pulse, unbroken
 from sessiond.errors import InvalidArgument, NotFound, SessiondError, TimedOut, Unreachable
-from sessiond.model.agent_session import AgentSessionStatus, Found, Key, Overlay, Probe, Problem, Transcript
+from sessiond.model.agent_session import (
+    AgentSessionStatus,
+    Found,
+    Key,
+    Life,
+    Overlay,
+    Probe,
+    Problem,
+    Transcript,
+)
 from sessiond.model.conversation import AgentSession, Choice, Trouble, pending_mark
 from sessiond.ports.discovery import Checked, Finder, FinderEvent, Problems
 from sessiond.supervisor.discovered.asking import AgentLives, Ask
 from sessiond.supervisor.discovered.background import Background
-from sessiond.supervisor.discovered.choosing import Chooser
+from sessiond.supervisor.discovered.choosing import Chooser, foremost
 from sessiond.supervisor.discovered.merging import Views
 from sessiond.supervisor.discovered.naming import Names
 from sessiond.supervisor.discovered.overlays import Overlays, owners
@@ -29,6 +38,8 @@ log = logging.getLogger(__name__)
 
 # An answer from rows that were last held against processes longer ago has them looked at behind it.
 FRESH = 1.0
+# What a program writes last, and the end of its unit, are dated by different clocks.
+_SLACK = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +285,17 @@ class Discovered:
                     fields={"adapter": adapter[:80]},
                 )
 
+    def check_used(self, adapter: str) -> None:
+        """As ``check``, and raise InvalidArgument `adapter_disabled` for one that a setting switched off."""
+        self.check([adapter])
+        if adapter in self._rules.disabled:
+            raise InvalidArgument(
+                "adapter_disabled",
+                f"the adapter {adapter} is switched off",
+                hint="the setting adapters.disabled names it",
+                fields={"adapter": adapter},
+            )
+
     async def listing(self, choice: Choice, size: int = 0, token: str = "", *, refresh: bool = False) -> Page:
         """Those that are meant, the latest first. Raises InvalidArgument `adapter_unknown`,
         `page_token_invalid`."""
@@ -283,9 +305,24 @@ class Discovered:
             await self.refresh(choice.adapters)
         rows = self._sorted(choice)
         page = self._pages.next(choice, rows, size, token) if token else self._pages.first(choice, rows, size)
-        named = await self.names.named(page.rows)
+        named = await self.named(page.rows)
         self._revalidate(choice.adapters)
         return replace(page, rows=named)
+
+    async def named(self, rows: Iterable[AgentSession]) -> list[AgentSession]:
+        """The rows with what is written down of their agents: names, and ends that their programs do not
+        tell."""
+        named = await self.names.named(rows)
+        ends = await self.names.ends(row.mark for row in named if self._ended_with_agent(row))
+        return [_ended(row, ends[row.mark]) if row.mark in ends else row for row in named]
+
+    def _ended_with_agent(self, row: AgentSession) -> bool:
+        return (
+            row.status is AgentSessionStatus.STOPPED
+            and row.found.ended_at is None
+            and row.mark == row.overlay.mark != ""
+            and not self._overlays.followed(row.overlay)
+        )
 
     async def refresh(self, adapters: Collection[str] = ()) -> None:
         """Look at all files and processes of these (none: of all) anew."""
@@ -301,7 +338,9 @@ class Discovered:
 
     async def find(self, word: str) -> AgentSession:
         """The one that a word means, as it is known. Raises NotFound `agent_session_not_found`,
-        InvalidArgument `agent_session_ambiguous`, `agent_session_missing`."""
+        InvalidArgument `agent_session_ambiguous`, `agent_session_missing`, `adapter_disabled`."""
+        if (named := word.partition(":")[0]) in self._rules.disabled:
+            self.check_used(named)
         await self.ready(self._chooser.split(word)[0])
         try:
             return await self._chooser.find(word)
@@ -317,7 +356,7 @@ class Discovered:
         ``find``."""
         row = await self.find(word)
         known = self._views.get(row.key) is not None
-        [named] = await self.names.named([await self.anew(row) if known else row])
+        [named] = await self.named([await self.anew(row) if known else row])
         return named
 
     async def anew(self, row: AgentSession) -> AgentSession:
@@ -371,7 +410,7 @@ class Discovered:
         try:
             async for change in stream:
                 if isinstance(change, AgentSession):
-                    [named] = await self.names.named([change])
+                    [named] = await self.named([change])
                     yield named
                 else:
                     yield change
@@ -439,9 +478,40 @@ class Discovered:
         """What is kept of one."""
         return self._overlays.get(key)
 
+    @property
+    def half_launched(self) -> Sequence[Overlay]:
+        """Overlays of launches of which it is not known which agent they became, if they became any."""
+        return [one for one in self._overlays.all.values() if one.session and not one.agent]
+
+    def agents_of(self, session: str) -> set[str]:
+        """Agents of a session that conversations are known to have been launched as."""
+        return {one.agent for one in self._overlays.all.values() if one.session == session and one.agent}
+
     def view(self, key: Key) -> AgentSession | None:
         """One as it is known, by its key."""
         return self._views.get(key)
+
+    def view_agent(self, adapter: str, mark: str) -> AgentSession | None:
+        """What an agent has open, or last had."""
+        rows = [row for row in self._views.all([adapter]) if row.mark == mark]
+        return foremost(rows) if rows else None
+
+    def front(self, row: AgentSession) -> bool:
+        """Whether the agent that has it open was started for it, as against for what it is a tool of."""
+        mark = row.found.life.mark
+        adapters = {one.adapter for one in self._overlays.all.values() if one.mark == mark}
+        one = self._told.marked(row.found.adapter).get(mark)
+        return (one is None or one.id == row.found.id) and (not adapters or row.found.adapter in adapters)
+
+    def launched_as(self, row: AgentSession) -> str:
+        """`SESSION-AGENT` of the agent that was last started for it and has not gone on to another; or
+        empty."""
+        overlay = self._overlays.get(row.key)
+        return "" if overlay is None or self._overlays.followed(overlay) else overlay.mark
+
+    def note_agent(self, mark: str, life: Life) -> None:
+        """What was just heard of an agent."""
+        self._lives.known[mark] = life
 
     @unbroken
     async def put_overlay(self, overlay: Overlay, *, instead_of: Key | None = None) -> None:
@@ -465,19 +535,24 @@ class Discovered:
             self._overlays_changed({key})
 
     @unbroken
-    async def edit(self, row: AgentSession, change: Callable[[Overlay], Overlay]) -> AgentSession:
-        """Change what is kept of one, whoever started it; the row as it is then."""
+    async def change(self, key: Key, change: Callable[[Overlay], Overlay]) -> Overlay:
+        """Change what is kept under a key, or under the one that its conversation has by now; what is kept
+        then."""
         async with self._overlays.lock:
-            key = self._where(row.key)
-            before = self._overlays.get(key) or Overlay(*key)
-            after = change(before)
+            key = self._where(key)
+            after = change(self._overlays.get(key) or Overlay(*key))
             if after == Overlay(*key):
                 await self._overlays.drop([key])
             else:
                 await self._overlays.put(after)
             self._overlays_changed({key})
-        shown = self._views.get(key) or replace(row, overlay=after)
-        [named] = await self.names.named([shown])
+        return after
+
+    async def edit(self, row: AgentSession, change: Callable[[Overlay], Overlay]) -> AgentSession:
+        """Change what is kept of one, whoever started it; the row as it is then."""
+        after = await self.change(row.key, change)
+        shown = self._views.get(after.key) or replace(row, overlay=after)
+        [named] = await self.named([shown])
         return named
 
     def _where(self, key: Key) -> Key:
@@ -493,3 +568,11 @@ class Discovered:
         self._dirty.update(key[0] for key in keys)
         self._untended.set()
         self.changed.fire()
+
+
+def _ended(row: AgentSession, ended_at: datetime) -> AgentSession:
+    """A row with the end of its agent, unless its program wrote of it since."""
+    updated_at = row.found.updated_at
+    if updated_at is not None and updated_at > ended_at + _SLACK:
+        return row
+    return replace(row, found=replace(row.found, ended_at=ended_at))

@@ -1,12 +1,13 @@
-"""Names of sessions and agents by their ids."""
+"""What is written down of agents: their names by their ids, and when they ended."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 
-from sessiond.agents.book import Book
+from sessiond.agents.book import Book, Kept
 from sessiond.errors import NotFound
 from sessiond.model.conversation import AgentSession, split_mark
 from sessiond.paths import Paths
@@ -20,6 +21,8 @@ class Names:
         self._paths = paths
         self._session_name = session_name
         self._agents: dict[str, str] = {}
+        # By the time at which the file was written: one that is started again ends again.
+        self._ends: dict[str, tuple[int, datetime | None]] = {}
 
     def of_session(self, session: str) -> str:
         """Name of a session; empty where it is no more."""
@@ -46,6 +49,33 @@ class Names:
             replace(row, agent_name=self.of_agent(row.mark)) if row.agent and not row.agent_name else row
             for row in held
         ]
+
+    async def ends(self, marks: Iterable[str]) -> dict[str, datetime]:
+        """When agents ended, of those whose end is written down."""
+        wanted = set(marks)
+        return await asyncio.to_thread(self._read_ends, wanted) if wanted else {}
+
+    async def book(self, session: str) -> Mapping[str, Kept]:
+        """All agents of a session by id, oldest first."""
+        book = Book(session, self._paths.session_state(session), self._paths.runtime)
+        return (await asyncio.to_thread(book.load))[0]
+
+    def _read_ends(self, marks: Iterable[str]) -> dict[str, datetime]:
+        found = {}
+        for mark in marks:
+            session, agent = split_mark(mark)
+            book = Book(session, self._paths.session_state(session), self._paths.runtime)
+            try:
+                stamp = book.folder(agent).end.stat().st_mtime_ns
+                if self._ends.get(mark, (0, None))[0] != stamp:
+                    end = book.read(agent).end
+                    self._ends[mark] = stamp, None if end is None else end.ended_at
+            except (OSError, NotFound):
+                # It runs, or was removed.
+                continue
+            if (ended := self._ends[mark][1]) is not None:
+                found[mark] = ended
+        return found
 
     def _read(self, marks: Iterable[str]) -> dict[str, str]:
         found = {}

@@ -116,7 +116,7 @@ class DiscoveryService(discovery_pb2_grpc.DiscoveryServiceServicer):
     ) -> pb.ReadTranscriptResponse:
         row = await self._discovered.find(request.agent_session)
         told = await self._discovered.transcript(row, min(request.tail or _TAIL, _TAIL_MAX))
-        [named] = await self._discovered.names.named([row])
+        [named] = await self._discovered.named([row])
         return pb.ReadTranscriptResponse(
             agent_session=agent_session_to_wire(named),
             messages=map(message_to_wire, told.messages),
@@ -151,9 +151,7 @@ class DiscoveryService(discovery_pb2_grpc.DiscoveryServiceServicer):
         self, request: pb.LaunchAgentSessionRequest, context: Any
     ) -> pb.LaunchAgentSessionResponse:
         wish = Wish("", request.prompt, request.model, request.print, command=tuple(request.spawn.command))
-        launched = await self._launching.launch(
-            request.adapter, request.spawn, wish, context.time_remaining()
-        )
+        launched = await self._launching.launch(request.adapter, request.spawn, wish)
         return pb.LaunchAgentSessionResponse(
             agent=launched.agent, agent_session=agent_session_to_wire(launched.row)
         )
@@ -164,9 +162,7 @@ class DiscoveryService(discovery_pb2_grpc.DiscoveryServiceServicer):
         wanted = Wanted(request.prompt, request.model, request.print, request.take_over)
         if request.HasField("stop_timeout"):
             wanted = replace(wanted, stop_timeout=seconds(request.stop_timeout))
-        launched = await self._resuming.resume(
-            request.agent_session, request.spawn, wanted, context.time_remaining()
-        )
+        launched = await self._resuming.resume(request.agent_session, request.spawn, wanted)
         return pb.ResumeAgentSessionResponse(
             agent=launched.agent,
             agent_session=agent_session_to_wire(launched.row),
