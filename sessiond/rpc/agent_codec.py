@@ -146,4 +146,6 @@ _LONGEST = 10 * 366 * 86400
 
 def text(value: str) -> str:
     """Text that the wire can carry: bytes that are no UTF-8 become escapes."""
+    if value.isascii():
+        return value
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -22,40 +22,58 @@ _STATUS_TO_WIRE = {
     for one in AgentSessionStatus
 }
 _STATUS_FROM_WIRE: dict[int, AgentSessionStatus] = {number: one for one, number in _STATUS_TO_WIRE.items()}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _U32, _U64 = 2**32, 2**64
 _PROMPT_MAX = 200
 
 
 def agent_session_to_wire(one: AgentSession) -> pb.AgentSession:
-    """One row."""
+    """One row. Thousands are told at a time: what is empty is left out."""
     found, overlay = one.found, one.overlay
+    status = one.status
     message = pb.AgentSession(
         id=text(found.id),
         adapter=found.adapter,
-        status=_STATUS_TO_WIRE[one.status],
-        reason=text(found.life.reason),
-        activity=text(one.activity),
+        status=_STATUS_TO_WIRE[status],
         cwd=text(one.cwd),
         model=text(found.model),
-        title=text(found.title),
         first_prompt=text(found.first_prompt or _shortened(overlay.prompt)),
-        last_prompt=text(found.last_prompt),
-        parent=text(found.parent),
-        native={text(key): text(value) for key, value in found.native.items()},
-        session=one.session,
-        session_name=one.session_name,
-        agent=one.agent,
-        agent_name=one.agent_name,
-        labels=overlay.labels,
-        annotations=overlay.annotations,
-        group=overlay.group,
         age_ms=max(0, int(one.age * 1000)),
-        stale=one.stale,
     )
-    _set_time(message.started_at, found.started_at or (overlay.launched_at if one.pending else None))
-    _set_time(message.updated_at, found.updated_at)
-    _set_time(message.launched_at, overlay.launched_at)
-    if not one.status.live:
+    if found.title:
+        message.title = text(found.title)
+    if found.last_prompt:
+        message.last_prompt = text(found.last_prompt)
+    if found.parent:
+        message.parent = text(found.parent)
+    if found.life.reason:
+        message.reason = text(found.life.reason)
+    if activity := one.activity:
+        message.activity = text(activity)
+    if one.stale:
+        message.stale = True
+    if found.native:
+        native = message.native
+        for key, value in found.native.items():
+            native[text(key)] = text(value)
+    if one.session:
+        message.session, message.session_name = one.session, one.session_name
+        message.agent, message.agent_name = one.agent, one.agent_name
+    if overlay.labels:
+        message.labels.update(overlay.labels)
+    if overlay.annotations:
+        message.annotations.update(overlay.annotations)
+    if overlay.group:
+        message.group = overlay.group
+    if found.started_at is not None:
+        _set_time(message.started_at, found.started_at)
+    elif one.pending:
+        _set_time(message.started_at, overlay.launched_at)
+    if found.updated_at is not None:
+        _set_time(message.updated_at, found.updated_at)
+    if overlay.launched_at is not None:
+        _set_time(message.launched_at, overlay.launched_at)
+    if found.ended_at is not None and not status.live:
         _set_time(message.ended_at, found.ended_at)
     # What a program wrote may be no number of that size.
     if (pid := found.life.pid) is not None and 0 < pid < _U32:
@@ -181,8 +199,12 @@ def _moment(when: Timestamp) -> datetime:
 
 
 def _set_time(target: Timestamp, when: datetime | None) -> None:
+    """As ``timestamp``, without a message in between."""
     if when is not None:
-        target.CopyFrom(timestamp(when))
+        since = when - _EPOCH
+        target.seconds = since.days * 86_400 + since.seconds
+        target.nanos = since.microseconds * 1_000
+        target.SetInParent()
 
 
 def _shortened(prompt: str) -> str:
