@@ -71,6 +71,7 @@ class Adapter:
         self._paths: dict[str, set[str]] = {}
         self._others: set[str] = set()
         self._told: dict[str, str] = {}
+        self._closed: set[str] = set()
 
     def watched(self) -> Sequence[Watched]:
         """The tree with a folder for each folder worked in, and the one folder of who asked for one."""
@@ -85,12 +86,15 @@ class Adapter:
             yield from self._all()
             return
         paths: set[str] = set()
+        closed: dict[str, OSError] = {}
         for path in changed:
             if path.endswith(".jsonl"):
                 paths.add(path)
             else:
-                paths.update(self._below(path))
+                paths.update(self._below(path, closed))
                 paths.update(known for known in self._rows if known.startswith(path.rstrip("/") + "/"))
+                yield from self._tell_closed(closed, path.rstrip("/"))
+        paths = {path for path in paths if os.path.dirname(path) not in closed}
         ids: set[str] = set()
         for path in sorted(paths):
             before = self._rows.get(path)
@@ -108,9 +112,13 @@ class Adapter:
 
     def _all(self) -> Iterator[Told]:
         """Every file. A row is told as soon as no other file can have its id by its name."""
-        paths = [*self._below(self._tree), *(_files(self._flat) if self._flat else ())]
+        closed: dict[str, OSError] = {}
+        paths = [*self._below(self._tree, closed), *(_files(self._flat, closed) if self._flat else ())]
+        yield from self._tell_closed(closed, self._tree)
         for path in self._rows.keys() - set(paths):
-            self._drop(path)
+            # What was known of what is in a closed folder stays.
+            if self._tree not in closed and os.path.dirname(path) not in closed:
+                self._drop(path)
         names = Counter(self._id_of(path) for path in paths)
         self._told.clear()
         for path in paths:
@@ -127,7 +135,17 @@ class Adapter:
             same = self._paths[session]
             if self._told.get(session) not in same or len(same) > 1:
                 yield from self._tell(session)
-        self._kept.only(set(paths))
+        self._kept.only({*paths, *self._rows})
+
+    def _tell_closed(self, closed: Mapping[str, OSError], below: str) -> Iterator[Told]:
+        """Folders that cannot be listed, and those that can be again."""
+        for folder, error in closed.items():
+            yield unreadable(self.name, folder, error)
+        for folder in self._closed - closed.keys():
+            if f"{folder}/".startswith(f"{below}/"):
+                self._closed.discard(folder)
+                yield Clear(folder)
+        self._closed |= closed.keys()
 
     def mine(self, header: Header) -> bool:
         """Whether a conversation is this program's. A header of the Rust port names the model; Pi's own did
@@ -199,12 +217,12 @@ class Adapter:
         name = _FILE_NAME.fullmatch(os.path.basename(path))
         return name[1][:ID_MAX] if name else ""
 
-    def _below(self, folder: str) -> Iterator[str]:
+    def _below(self, folder: str, closed: dict[str, OSError]) -> Iterator[str]:
         if folder == self._tree:
-            for name in _names(folder):
-                yield from _files(os.path.join(folder, name))
+            for name in _names(folder, closed):
+                yield from _files(os.path.join(folder, name), closed)
         elif os.path.dirname(folder) == self._tree or folder == self._flat:
-            yield from _files(folder)
+            yield from _files(folder, closed)
 
     # ---- evidence -----------------------------------------------------------------------------
 
@@ -395,15 +413,19 @@ def _expand(path: str, home: str) -> str:
     return os.path.normpath(path) if path.startswith("/") and "\0" not in path else ""
 
 
-def _names(folder: str) -> Sequence[str]:
+def _names(folder: str, closed: dict[str, OSError]) -> Sequence[str]:
+    """What is in a folder; ``closed`` takes one that cannot be listed."""
     try:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return ()
+    except OSError as error:
+        closed[folder] = error
+        return ()
 
 
-def _files(folder: str) -> Iterator[str]:
-    for name in _names(folder):
+def _files(folder: str, closed: dict[str, OSError]) -> Iterator[str]:
+    for name in _names(folder, closed):
         if name.endswith(".jsonl"):
             yield os.path.join(folder, name)
 

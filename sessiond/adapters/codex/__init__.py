@@ -63,6 +63,7 @@ class Adapter:
         self._ids: dict[str, set[str]] = {}
         self._troubled: set[str] = set()
         self._index_troubled = ""
+        self._locks_told = False
 
     # ---- files ------------------------------------------------------------------------------
 
@@ -86,23 +87,33 @@ class Adapter:
         if changed is None or any(self._index.owns(path) for path in changed):
             touched |= self._index.refresh() & self._ids.keys()
             yield from self._tell_index()
+        if changed is None or any(path == self._locks for path in changed):
+            yield from self._tell_locks()
         for each in sorted(self._ids) if changed is None else sorted(touched):
             found = self._found(each)
             yield Gone(each) if found is None else found
 
     def _rescan(self, touched: set[str]) -> Iterator[Told]:
         before = set(self._paths) | self._troubled
-        seen: set[str] = set()
-        for path in self._walk():
-            seen.add(path)
+        there, closed = self._walk()
+        yield from self._tell_closed(closed)
+        for path in there:
             yield from self._read(path, touched)
-        for path in before - seen:
-            yield from self._drop(path, touched)
-        self._stamps.only(seen)
+        for path in before - set(there) - closed.keys():
+            if not _in_any(path, closed):
+                yield from self._drop(path, touched)
+        self._stamps.only({*there, *self._paths})
 
-    def _walk(self) -> Iterator[str]:
-        yield from _below(self._live, 3)
-        yield from _below(self._archive, 0)
+    def _walk(self) -> tuple[list[str], dict[str, OSError]]:
+        """Rollouts that are there, and folders that cannot be listed."""
+        closed: dict[str, OSError] = {}
+        return [*_below(self._live, 3, closed), *_below(self._archive, 0, closed)], closed
+
+    def _tell_closed(self, closed: Mapping[str, OSError]) -> Iterator[Told]:
+        """What was known of what is in them stays."""
+        for folder, error in closed.items():
+            self._troubled.add(folder)
+            yield files.unreadable(self.name, folder, error)
 
     def _look(self, path: str, touched: set[str]) -> Iterator[Told]:
         """What changed at a path: a rollout, or a folder of them."""
@@ -110,12 +121,15 @@ class Adapter:
         if rollouts.named(path) and (inside or os.path.dirname(path) == self._archive):
             yield from self._read(path, touched)
         elif inside or path == self._home:
-            known = {each for each in {*self._paths, *self._troubled} if each.startswith(path + "/")}
-            there = {each for each in self._walk() if each.startswith(path + "/")}
+            known = {each for each in {*self._paths, *self._troubled} if f"{each}/".startswith(path + "/")}
+            walked, closed = self._walk()
+            yield from self._tell_closed(closed)
+            there = {each for each in walked if each.startswith(path + "/")}
             for each in there:
                 yield from self._read(each, touched)
-            for each in known - there:
-                yield from self._drop(each, touched)
+            for each in known - there - closed.keys():
+                if not _in_any(each, closed):
+                    yield from self._drop(each, touched)
 
     def _read(self, path: str, touched: set[str]) -> Iterator[Told]:
         try:
@@ -166,6 +180,20 @@ class Adapter:
             yield Clear(self._index_troubled)
             self._index_troubled = ""
 
+    def _tell_locks(self) -> Iterator[Told]:
+        told = self._locks_told
+        try:
+            os.listdir(self._locks)
+        except (FileNotFoundError, NotADirectoryError):
+            self._locks_told = False
+        except OSError as error:
+            self._locks_told = True
+            yield files.unreadable(self.name, self._locks, error)
+        else:
+            self._locks_told = False
+        if told and not self._locks_told:
+            yield Clear(self._locks)
+
     def _rollout(self, session: str) -> Rollout | None:
         """The file that counts, of a conversation of which there are several."""
         paths = self._ids.get(session)
@@ -213,10 +241,14 @@ class Adapter:
         """Who holds the locks; of older versions, which have none, who has the rollouts open."""
         lives: dict[str, Life] = {}
         holders: dict[int, int] = {}
-        for session, path in self._lock_files():
-            life = self._by_lock(session, path, processes, holders)
-            if life is not None:
-                lives[session] = life
+        unknown = ""
+        try:
+            for session, path in self._lock_files():
+                life = self._by_lock(session, path, processes, holders)
+                if life is not None:
+                    lives[session] = life
+        except OSError as error:
+            unknown = f"the folder of Codex's locks cannot be read: {error.strerror}"
         for process in executing(processes, {"codex"}):
             if process.pid in holders:
                 continue
@@ -227,7 +259,7 @@ class Adapter:
         shared = [
             (pid, start) for pid, start in holders.items() if all(life.pid != pid for life in lives.values())
         ]
-        return Evidence(lives, holders=shared)
+        return Evidence(lives, unknown=unknown, holders=shared)
 
     def is_alive(self, found: Found, processes: Processes) -> Life:
         """The same for one."""
@@ -236,9 +268,11 @@ class Adapter:
             life = self._by_lock(found.id, path, processes, {})
             if life is not None and life.alive:
                 return life
-        return self.evidence(processes).lives.get(found.id, STOPPED)
+        evidence = self.evidence(processes)
+        return evidence.lives.get(found.id, Life(None, evidence.unknown) if evidence.unknown else STOPPED)
 
     def _lock_files(self) -> Iterator[tuple[str, str]]:
+        """Raises OSError where the folder cannot be read."""
         try:
             names = os.listdir(self._locks)
         except (FileNotFoundError, NotADirectoryError):
@@ -410,17 +444,25 @@ class _Backwards:
             yield rest
 
 
-def _below(folder: str, depth: int) -> Iterator[str]:
-    """Rollouts in a folder, and so many levels below it. What is not there has none."""
+def _below(folder: str, depth: int, closed: dict[str, OSError]) -> Iterator[str]:
+    """Rollouts in a folder, and so many levels below it. What is not there has none, nor has what cannot be
+    listed, which is ``closed``."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        closed[folder] = error
         return
     for entry in entries:
         if rollouts.named(entry.path):
             yield entry.path
         elif depth and os.path.isdir(entry.path):
-            yield from _below(entry.path, depth - 1)
+            yield from _below(entry.path, depth - 1, closed)
+
+
+def _in_any(path: str, folders: Collection[str]) -> bool:
+    return any(path.startswith(f"{each}/") for each in folders)
 
 
 def _began(process: Process) -> float:

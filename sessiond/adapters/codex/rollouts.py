@@ -160,12 +160,12 @@ def read(path: str) -> tuple[Rollout | None, files.Stamp]:
         return Rollout(name[0], path, compressed=True), files.stamp(os.stat(path))
     ends = files.read_ends(path, HEAD, TAIL)
     end = ends.head.find(b"\n")
+    complete = ends.whole or end >= 0
     if end < 0:
         end = len(ends.head)
-    first = ends.head[:end]
     # Of a first line that is longer than what was read, what precedes the instructions is enough.
-    meta = (_meta(first) if ends.whole or end < len(ends.head) else None) or _meta(
-        _before_instructions(first)
+    meta = (_meta(memoryview(ends.head)[:end]) if complete else None) or _meta(
+        _before_instructions(ends.head[:end])
     )
     if meta is None:
         return None, ends.stamp
@@ -191,7 +191,7 @@ _TURNS: Final = (b"task_complete", b"turn_aborted", b"task_started", b"turn_comp
 _CONTEXT: Final = (b"turn_context",)
 _TOKENS: Final = (b'"token_',)
 _TITLE: Final = (b"thread_name_updated",)
-_USER: Final = (b'"user"', b"UserMessage", b"user_message")
+_USER: Final = (b'"UserMessage"', b'"role":"user"', b'"role": "user"', b'"user_message"')
 
 
 def _read_lines(rollout: Rollout, blocks: list[_Block]) -> None:
@@ -262,10 +262,9 @@ def _first_prompt(blocks: list[_Block]) -> str:
         while begin < end:
             over = data.find(b"\n", begin, end)
             over = end if over < 0 else over
-            line = data[begin:over]
-            if any(word in line for word in _USER):
+            if any(data.find(word, begin, over) >= 0 for word in _USER):
                 scratch = Rollout("", "")
-                _take(scratch, line)
+                _take(scratch, data[begin:over])
                 if scratch.first_prompt:
                     return scratch.first_prompt
             begin = over + 1
@@ -277,7 +276,7 @@ def _before_instructions(line: bytes) -> bytes:
     return line[:place] + b"}}" if place > 0 else b""
 
 
-def _meta(line: bytes) -> _Meta | None:
+def _meta(line: bytes | memoryview) -> _Meta | None:
     try:
         head = _LINE.decode(line)
         # The oldest have no envelope.

@@ -63,30 +63,43 @@ class Adapter:
         """All conversations, or those of files and folders that changed."""
         touched: set[str] = set()
         if changed is None:
-            there = list(self._walk(self._tmp))
-            for path in {*self._paths, *self._troubled} - set(there):
-                yield from self._drop(path, touched)
-            for path in there:
-                yield from self._read(path, touched)
-            self._stamps.only(there)
+            yield from self._walked(self._tmp, touched)
+            self._stamps.only(self._paths.keys())
         else:
             for path in changed:
                 yield from self._look(path.rstrip("/"), touched)
         for each in sorted(self._ids) if changed is None else sorted(touched):
             yield self._counts(each) or Gone(each)
 
-    def _walk(self, folder: str) -> Iterator[str]:
-        """Files of conversations below a folder."""
+    def _walked(self, folder: str, touched: set[str]) -> Iterator[Told]:
+        """All below a folder. What was known in folders that cannot be listed stays."""
+        closed: dict[str, OSError] = {}
+        there = list(self._walk(folder, closed))
+        for path, error in closed.items():
+            self._troubled.add(path)
+            yield files.unreadable(self.name, path, error)
+        known = {each for each in {*self._paths, *self._troubled} if f"{each}/".startswith(folder + "/")}
+        for path in known - set(there) - closed.keys():
+            if not any(path.startswith(f"{each}/") for each in closed):
+                yield from self._drop(path, touched)
+        for path in there:
+            yield from self._read(path, touched)
+
+    def _walk(self, folder: str, closed: dict[str, OSError]) -> Iterator[str]:
+        """Files of conversations below a folder; ``closed`` takes those that cannot be listed."""
         depth = 0 if folder == self._tmp else len(os.path.relpath(folder, self._tmp).split("/"))
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
             return
+        except OSError as error:
+            closed[folder] = error
+            return
         for entry in entries:
             if self._is_chat(entry.path):
                 yield entry.path
             elif depth < 3 and (depth != 1 or entry.name == "chats") and os.path.isdir(entry.path):
-                yield from self._walk(entry.path)
+                yield from self._walk(entry.path, closed)
 
     def _is_chat(self, path: str) -> bool:
         """tmp/SLUG/chats/session-*.json[l], or tmp/SLUG/chats/PARENT/*.jsonl of its subagents."""
@@ -112,12 +125,7 @@ class Adapter:
             if path not in (self._home, os.path.dirname(self._home)):
                 return
             path = self._tmp
-        there = set(self._walk(path))
-        known = {each for each in {*self._paths, *self._troubled} if each.startswith(path + "/")}
-        for each in known - there:
-            yield from self._drop(each, touched)
-        for each in there:
-            yield from self._read(each, touched)
+        yield from self._walked(path, touched)
 
     def _read(self, path: str, touched: set[str]) -> Iterator[Told]:
         try:

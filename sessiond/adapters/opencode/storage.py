@@ -133,8 +133,13 @@ def _read(path: str) -> Json:
 
 
 def _sorted(folder: str) -> list[str]:
-    """Files of messages or parts: their names are in the order of time."""
-    return sorted(name for name in _names(folder) if name.endswith(_ENDING))
+    """Files of messages or parts: their names are in the order of time. None where they cannot be listed: the
+    conversation is told without them."""
+    try:
+        names = _names(folder)
+    except OSError:
+        return []
+    return sorted(name for name in names if name.endswith(_ENDING))
 
 
 def _names(folder: str) -> list[str]:
