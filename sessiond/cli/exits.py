@@ -47,6 +47,7 @@ _BESIDE_PROGRAMS = {
     "wait_timeout": TIMED_OUT,
     "command_not_executable": NOT_EXECUTABLE,
     "command_not_found": NOT_FOUND,
+    "adapter_not_installed": NOT_FOUND,
 }
 
 

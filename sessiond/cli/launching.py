@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -50,6 +51,8 @@ class Prompted:
                 raise UsageFault("usage", "Missing argument: COMMAND", hint="sessionctl run --help")
         elif adapter != _FOREIGN and len(words) > (0 if self.file else 1):
             what = "--prompt-file is the prompt" if self.file else "a prompt is one word: quote it"
+            if (late := next((word for word in words[1:] if word.startswith("-")), None)) is not None:
+                what = f"options go before the prompt: {late}"
             raise UsageFault("usage", f"too many words: {what}", hint="sessionctl run --help")
 
     def split(self, adapter: str, words: Sequence[str]) -> tuple[str, list[str]]:
@@ -78,7 +81,9 @@ def prompted(function: F) -> F:
         click.option(
             "--print", "print_", is_flag=True, help="Answer the prompt and end, without a terminal."
         ),
-        click.option("-m", "--model", default="", metavar="MODEL", help="In the agent program's own words."),
+        click.option(
+            "-m", "--model", default="", metavar="MODEL", help="Model, as the agent program names it."
+        ),
     ):
         verb_function = option(verb_function)
     return verb_function  # type: ignore[no-any-return]
@@ -130,12 +135,21 @@ def tell_started(app: App, made: Any) -> None:
 
 
 def folder_of(one: Any, target: str) -> str:
-    """The folder that a conversation works in; raises NotFound `path_missing` where it does not tell."""
+    """The folder that a conversation works in; raises NotFound `path_missing` where it does not tell, or is
+    gone."""
     if not one.cwd:
         raise NotFound(
             "path_missing",
             f"the folder that {target} works in is not known",
             hint="name a session with -s",
             fields={"agent_session": target},
+        )
+    if not os.path.isdir(one.cwd):
+        # Making a session of it would make the folder.
+        raise NotFound(
+            "path_missing",
+            f"the folder that {target} works in is gone: {one.cwd}",
+            hint="put it back: programs find a conversation by its folder",
+            fields={"agent_session": target, "path": one.cwd},
         )
     return str(one.cwd)

@@ -66,8 +66,8 @@ def continue_(
     of a session: that of --session, or of the folder it works in, which becomes one if it is none. One that
     runs elsewhere is left alone: see takeover.
 
-    With --print it answers the prompt and ends; otherwise you are attached to its terminal. The exit code is
-    the program's, as with `run`.
+    With --print it answers the prompt and ends, and the answer is printed; otherwise you are attached to its
+    terminal. The exit code is the program's. Both are as with `run`.
     """
     if text is not None and prompt.file is not None:
         raise UsageFault("usage", "the prompt is given twice", hint="leave out PROMPT or --prompt-file")

@@ -13,6 +13,7 @@ from sessiond.cli import environment, exits, render
 from sessiond.cli.agents import agent_exit_code, shown_name
 from sessiond.cli.app import App
 from sessiond.cli.conversation import ADAPTER
+from sessiond.cli.exits import UsageFault
 from sessiond.cli.launching import Prompted, launch, prompted
 from sessiond.cli.show import Words
 from sessiond.cli.verb import TARGET, Verb, absolute, check_words, pair, verb
@@ -142,10 +143,10 @@ sessionctl run --env-file .env --env DISPLAY --timeout 10min -- ./check
 @click.option(
     "--cwd", type=click.Path(), metavar="FOLDER", help="Where to run it; default the current folder."
 )
-@prompted
 @click.option(
     "--adapter", type=ADAPTER, metavar="NAME", help="A new conversation of this agent program; see adapters."
 )
+@prompted
 @click.argument("command", nargs=-1, type=CommandWord(), metavar="[--] COMMAND [WORD]... | PROMPT")
 def run(
     app: App,
@@ -167,14 +168,15 @@ def run(
     It is given your environment, but for what belongs to your terminal or desktop; --env and --env-file
     pass on anything. In a file `#` begins a comment, and values may be quoted.
 
-    You are attached to its terminal, or, with --no-tty, see what it prints while its input is empty, or what
-    --input says. Ctrl-C
-    goes to the program; a second one within a second leaves it running. It also goes on when you detach
-    or your terminal closes: `sessionctl attach` brings you back.
+    You are attached to its terminal, or, with --no-tty, see what it prints while its input is empty, or
+    what --input says. Ctrl-C goes to the program; a second one within a second leaves it running. It also
+    goes on when you detach or your terminal closes: `sessionctl attach` brings you back.
 
-    With --adapter the program is the adapter's, and what is given is the first prompt: it talks to you in a
-    terminal, or with --print answers and ends. After `--adapter acp PROMPT` comes the program that speaks the
-    Agent Client Protocol.
+    With --adapter the program is the adapter's, and what is given is the first prompt: one word, so quote it.
+    The program talks to you in a terminal; with --print it answers and ends, and you get its answer as text
+    once it has, with --json as an object with agent, agent_session and messages. Where no answer can be read
+    you get what the program printed, which `sessionctl output` shows in any case. After
+    `--adapter acp PROMPT` comes the program that speaks the Agent Client Protocol.
 
     `sessionctl stop` sends it SIGTERM, and SIGKILL after --stop-timeout. An interactive shell ignores
     SIGTERM; with --stop-signal HUP it ends at once.
@@ -186,6 +188,8 @@ def run(
     """
     caller = Caller.here(app)
     prompt.check(adapter, command)
+    if prompt.print and wishes["tty"]:
+        raise UsageFault("usage", "--print needs no terminal: leave out --tty", hint="sessionctl run --help")
     if adapter is not None and wishes["tty"] is None:
         wishes["tty"] = not prompt.print
     request = spawn_request(caller, () if adapter else command, **wishes)
@@ -203,7 +207,7 @@ def run(
             _tell(app, app.agent(agent))
     if detach:
         return
-    if prompt.print and not agent.tty:
+    if prompt.print:
         from sessiond.cli.answering import stay_for_answer
 
         stay_for_answer(app, made)
