@@ -95,9 +95,17 @@ class _Payload(msgspec.Struct):
     action: Any = None
 
 
+class _Event(msgspec.Struct):
+    """Any line but the first, in one go."""
+
+    type: str = ""
+    timestamp: Any = None
+    payload: _Payload = msgspec.field(default_factory=_Payload)
+
+
 _LINE: Final = msgspec.json.Decoder(_Line)
 _META: Final = msgspec.json.Decoder(_Meta)
-_PAYLOAD: Final = msgspec.json.Decoder(_Payload)
+_EVENT: Final = msgspec.json.Decoder(_Event)
 # What decoding a foreign line raises; the last where it is nested without end.
 BROKEN: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
@@ -191,7 +199,7 @@ _TURNS: Final = (b"task_complete", b"turn_aborted", b"task_started", b"turn_comp
 _CONTEXT: Final = (b"turn_context",)
 _TOKENS: Final = (b'"token_',)
 _TITLE: Final = (b"thread_name_updated",)
-_USER: Final = (b'"UserMessage"', b'"role":"user"', b'"role": "user"', b'"user_message"')
+_USER: Final = (b'"role":"user"', b'"UserMessage"', b'"user_message"', b'"role": "user"')
 
 
 def _read_lines(rollout: Rollout, blocks: list[_Block]) -> None:
@@ -257,17 +265,23 @@ def _lines_with(block: _Block, words: tuple[bytes, ...]) -> Iterator[tuple[int, 
 
 
 def _first_prompt(blocks: list[_Block]) -> str:
-    for data, start, end in blocks:
-        begin = start
-        while begin < end:
-            over = data.find(b"\n", begin, end)
+    for data, place, end in blocks:
+        begin = place
+        while True:
+            found = end
+            for word in _USER:
+                earlier = data.find(word, begin, found)
+                found = found if earlier < 0 else earlier
+            if found == end:
+                break
+            start = max(data.rfind(b"\n", begin, found) + 1, begin)
+            over = data.find(b"\n", found, end)
             over = end if over < 0 else over
-            if any(data.find(word, begin, over) >= 0 for word in _USER):
-                scratch = Rollout("", "")
-                _take(scratch, data[begin:over])
-                if scratch.first_prompt:
-                    return scratch.first_prompt
-            begin = over + 1
+            scratch = Rollout("", "")
+            _take(scratch, data[start:over])
+            if scratch.first_prompt:
+                return scratch.first_prompt
+            begin = min(over + 1, end)
     return ""
 
 
@@ -316,14 +330,14 @@ def _spawner(source: object) -> object:
     return source
 
 
-def _decoded(line: bytes) -> tuple[_Line, _Payload] | None:
+def _decoded(line: bytes) -> tuple[_Event, _Payload] | None:
     if not line:
         return None
     try:
-        head = _LINE.decode(line)
-        return head, _PAYLOAD.decode(head.payload)
+        event = _EVENT.decode(line)
     except BROKEN:
         return None
+    return event, event.payload
 
 
 def _take(rollout: Rollout, line: bytes) -> None:
