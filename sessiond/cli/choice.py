@@ -12,7 +12,7 @@ import click
 from sessiond.cli.agents import ENDED, STATES, agent_line, shown_name, warn_unanswered, whole_name
 from sessiond.cli.app import App
 from sessiond.cli.show import Words
-from sessiond.cli.verb import TARGET, names_agent, pair
+from sessiond.cli.verb import TARGET, label_option, names_agent, pair
 from sessiond.errors import BY_KIND, ErrorKind, SessiondError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,13 +36,6 @@ class Choice:
     def given(self) -> bool:
         """Whether agents are chosen by what they are, rather than named."""
         return bool(self.session or self.group or self.labels or self.states or self.everything)
-
-
-def label_option(function: F) -> F:
-    """`--label`, in filters."""
-    return click.option(
-        "--label", "labels", multiple=True, metavar="KEY[=VALUE]", help="Only with this label (and value)."
-    )(function)
 
 
 def choosing(*, states: bool = True) -> Callable[[F], F]:

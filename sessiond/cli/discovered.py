@@ -9,7 +9,6 @@ import click
 
 from sessiond.cli import render
 from sessiond.cli.app import App
-from sessiond.cli.choice import label_option
 from sessiond.cli.conversation import (
     ADAPTER,
     COLOURS,
@@ -25,7 +24,7 @@ from sessiond.cli.conversation import (
     status_number,
 )
 from sessiond.cli.exits import UsageFault
-from sessiond.cli.verb import TARGET, absolute, verb
+from sessiond.cli.verb import TARGET, absolute, label_option, verb
 from sessiond.errors import InvalidArgument
 
 LARGEST_LIMIT = 10_000

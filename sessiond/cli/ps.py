@@ -10,8 +10,8 @@ import click
 from sessiond.cli import render
 from sessiond.cli.agents import ENDED, warn_unanswered
 from sessiond.cli.app import App
-from sessiond.cli.choice import AGENT_STATE, Choice, label_option, selection
-from sessiond.cli.verb import target, verb
+from sessiond.cli.choice import AGENT_STATE, Choice, selection
+from sessiond.cli.verb import label_option, target, verb
 
 # What a narrow terminal goes without, the first named first.
 _DISPENSABLE = ("MEM", "CPU", "PID")

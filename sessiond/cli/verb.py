@@ -247,6 +247,13 @@ def thing(required: bool = True) -> Callable[[F], F]:
 # ---- other words ----------------------------------------------------------------------------
 
 
+def label_option(function: F) -> F:
+    """`--label`, in filters."""
+    return click.option(
+        "--label", "labels", multiple=True, metavar="KEY[=VALUE]", help="Only with this label (and value)."
+    )(function)
+
+
 def pair(word: str) -> tuple[str, str]:
     """Key and value of `key=value`; raises UsageFault."""
     key, separator, value = word.partition("=")
