@@ -23,7 +23,7 @@ def _run(argv: Sequence[str]) -> int:
 
         return agent_main(argv[1:])
     if argv and argv[0] == "finder":
-        from sessiond.discovery.zygote import main as finder_main
+        from sessiond.discovery.start import main as finder_main
 
         return finder_main(argv[1:])
     if argv and argv[0] == "session":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -346,6 +345,8 @@ class Adapter:
             argv = (*program, "run", "--format", "json", *model, *words)
             return Plan(argv, input=wish.prompt.encode("utf-8", "replace"), learn="stdout")
         prompt = (f"--prompt={_word(wish.prompt)}",) if wish.prompt else ()
+        import secrets  # Late: it loads more than the rest of this, for what is seldom asked.
+
         # A port that the system chooses, for who knows the password: us.
         password = control.OURS + secrets.token_urlsafe(24)
         return Plan(
