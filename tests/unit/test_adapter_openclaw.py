@@ -277,3 +277,14 @@ def test_a_terminal_is_not_to_be_had(adapter: Adapter) -> None:
     with pytest.raises(Unsupported) as caught:
         adapter.launch(Wish("/", "x", id="x"))
     assert caught.value.code == "adapter_cannot"
+
+
+def test_a_folder_for_temporary_files_is_left_alone_until_the_program_uses_it(
+    adapter: Adapter, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "tmp" / f"openclaw-{os.getuid()}"
+    assert (str(elsewhere) in [one.folder for one in adapter.watched()]) is elsewhere.exists()
+    elsewhere.mkdir(parents=True, exist_ok=True)
+    assert str(elsewhere) in [one.folder for one in adapter.watched()]
+    elsewhere.rmdir()
+    assert str(elsewhere) not in [one.folder for one in adapter.watched()]

@@ -77,7 +77,13 @@ class Adapter:
     def watched(self) -> Sequence[Watched]:
         """Databases with their logs, and the locks."""
         places = [Watched(self._agents, 2, (_DATABASE, f"{_DATABASE}-wal"))]
-        return [*places, *(Watched(folder, 0, (".lock",)) for folder in self._locks)]
+        beside, elsewhere = self._locks
+        folders = [beside]
+        # A folder for temporary files is changed by all: what is not there is awaited in it only where it can
+        # be what the program will use.
+        if os.path.isdir(elsewhere) or not os.access(_existing(beside), os.W_OK):
+            folders.append(elsewhere)
+        return [*places, *(Watched(folder, 0, (".lock",)) for folder in folders)]
 
     # ---- finding ------------------------------------------------------------------------------
 
@@ -308,3 +314,10 @@ class Adapter:
         if wish.model:
             argv += ["--model", wish.model]
         return Plan((*argv, "--message-file", "/dev/stdin"), input=data, id=id)
+
+
+def _existing(path: str) -> str:
+    """It, or the nearest folder above it that is there."""
+    while not os.path.lexists(path) and path != "/":
+        path = os.path.dirname(path)
+    return path
