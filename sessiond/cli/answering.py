@@ -90,6 +90,8 @@ def stay_for_answer(app: App, made: Any, before: Said | None = None) -> None:
     if outcome.agent is None:
         app.exit_code = 128 + outcome.signal if outcome.signal else exits.DONE
         return
+    # A session's daemon does not know what its session is called.
+    outcome.agent.session_name = outcome.agent.session_name or made.agent.session_name
     agent = app.agent(outcome.agent)
     app.exit_code = agent_exit_code(agent)
     said, trouble = _answer(app, made, before, patient=not app.exit_code)

@@ -42,8 +42,8 @@ class _Row:
 class Daemon(agents_pb2_grpc.AgentsServiceServicer):
     """One session's daemon: does what it is told to its agents, and keeps what it was asked.
 
-    ``faults`` are raised by method, ``codes`` told of agents by their name in a batch. What agents print is in
-    ``printed``; one whose record is followed ends with ``exit_status`` when all of it was read, and
+    ``faults`` are raised by method, ``codes`` told of agents by their name in a batch. What agents print
+    is in ``printed``; one whose record is followed ends with ``exit_status`` when all of it was read, and
     ``at_end`` is called before.
     """
 

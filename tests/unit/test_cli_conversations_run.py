@@ -237,7 +237,7 @@ def test_with_json_it_is_one_object(here: Machine) -> None:
     assert (done.returncode, done.stderr) == (3, "")
     told = json.loads(done.stdout)
     assert set(told) == {"agent", "agent_session", "messages", "output"}
-    assert told["agent"]["exit_status"] == 3
+    assert (told["agent"]["exit_status"], told["agent"]["session_name"]) == (3, "shop")
     assert told["agent_session"].keys() >= PROMISED
     assert [one["role"] for one in told["messages"]] == ["user", "assistant", "tool", "assistant"]
     assert told["output"] is None
