@@ -90,8 +90,9 @@ class Living(Daemon):
             while True:
                 news = self.changed.next
                 data = self.output.get(request.agent, b"")[sent:]
-                for at in range(0, len(data), 7):
-                    yield agents_pb2.StreamRecordResponse(offset=sent, data=data[at : at + 7])
+                piece = max(7, len(data) // 100)
+                for at in range(0, len(data), piece):
+                    yield agents_pb2.StreamRecordResponse(offset=sent, data=data[at : at + piece])
                 sent += len(data)
                 if self.known[request.agent].state == ENDED:
                     yield agents_pb2.StreamRecordResponse(offset=sent, ended=self.known[request.agent])

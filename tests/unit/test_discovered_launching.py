@@ -327,7 +327,8 @@ async def test_output_that_never_tells_an_id(tmp_path: Path, ends: bool) -> None
             base.daemon.end(made.agent.id)
         following = [one for one in asyncio.all_tasks() if one.get_name().startswith("id of")]
         assert following
-        await asyncio.wait(following, timeout=PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.wait(following)
         assert [key[1] for key in base.kept()] == [made.agent_session.id]
         rows = await base.rows()
         assert list(rows) == ([] if ends else [made.agent_session.id])

@@ -132,7 +132,7 @@ class Launching:
     async def _failed(self, draft: Overlay, held: Overlay | None, error: SessiondError) -> None:
         """Keep nothing of a launch of which nothing came."""
         if error.fields.get("effect") == "possible":
-            work = self._learning.complete_later(draft.session)
+            work = self._learning.complete_later(draft)
             self._known.background.start(work, "a launch that gave no answer")
             return
         try:

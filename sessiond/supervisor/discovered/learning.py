@@ -75,10 +75,14 @@ class Learning:
                     log.info("%s was launched as agent %s", overlay.adapter, fitting[0])
                     await self.entered(overlay, session, fitting[0])
 
-    async def complete_later(self, session: str) -> None:
-        """The same once the session's daemon is back, over which a launch broke off."""
+    async def complete_later(self, overlay: Overlay) -> None:
+        """The same for one over which its session's daemon died: now, or once that is back."""
+        await self.complete()
+        held = self._known.overlay(overlay.key)
+        if held is None or held.agent:
+            return
         try:
-            async with self._calls.daemon(session):
+            async with self._calls.daemon(overlay.session):
                 pass
         except SessiondError as error:
             log.info("what became of a launch is looked for in its files: %s", error.message)
@@ -133,7 +137,10 @@ class Learning:
                     await self._name(overlay, found)
                     return
                 if over:
-                    log.warning("%s in %s does not tell its id", overlay.adapter, overlay.mark)
+                    if self._waits(overlay):
+                        log.warning("%s in %s does not tell its id", overlay.adapter, overlay.mark)
+                        # It may have ended, which no adapter tells.
+                        await self._known.look_at_agents()
                     return
                 await daemons.wait()
         finally:
@@ -153,22 +160,27 @@ class Learning:
         request = agents.StreamRecordRequest(
             session=session, agent=agent, stream=agents.OUTPUT_STREAM_STDOUT, follow=True
         )
-        rest, seen = b"", 0
+        rest, seen = bytearray(), 0
         async with aclosing(self._calls.record(request.SerializeToString(), None)) as messages:
             async for raw in messages:
                 message = agents.StreamRecordResponse.FromString(raw)
                 seen += len(message.data)
-                *lines, rest = (rest + message.data).split(b"\n")
-                if over := message.HasField("ended") or seen > _LEARN_MAX:
-                    lines.append(rest)
+                over = message.HasField("ended") or seen > _LEARN_MAX
+                *ends, begin = message.data.split(b"\n")
+                lines = []
+                for end in ends:
+                    lines.append(bytes(rest + end))
+                    rest.clear()
+                # Of a longer line the beginning counts.
+                rest += begin[: _LINE_MAX - len(rest)]
+                if over:
+                    lines.append(bytes(rest))
                 for line in lines:
                     text = line[:_LINE_MAX].decode(errors="replace")
                     if text.strip() and (found := await self._known.finder.identify(overlay.adapter, text)):
                         return found, True
                 if over or not self._waits(overlay):
                     return None, True
-                # Of a longer line the beginning counts.
-                rest = rest[:_LINE_MAX]
         # It broke off: an agent's end is told.
         return None, False
 
