@@ -139,13 +139,12 @@ class Adapter:
 
     def _tell_closed(self, closed: Mapping[str, OSError], below: str) -> Iterator[Told]:
         """Folders that cannot be listed, and those that can be again."""
+        opened = {folder for folder in self._closed - closed.keys() if f"{folder}/".startswith(f"{below}/")}
+        self._closed = (self._closed | closed.keys()) - opened
         for folder, error in closed.items():
             yield unreadable(self.name, folder, error)
-        for folder in self._closed - closed.keys():
-            if f"{folder}/".startswith(f"{below}/"):
-                self._closed.discard(folder)
-                yield Clear(folder)
-        self._closed |= closed.keys()
+        for folder in opened:
+            yield Clear(folder)
 
     def mine(self, header: Header) -> bool:
         """Whether a conversation is this program's. A header of the Rust port names the model; Pi's own did

@@ -31,5 +31,5 @@ class Adapter(Pi):
     def discover(self, changed: Collection[str] | None) -> Iterator[Told]:
         """Trouble with files of no conversation of its own is Pi's to tell."""
         for told in super().discover(changed):
-            if not isinstance(told, Problem) or told.path in self._rows:
+            if not isinstance(told, Problem) or told.path in self._rows or told.path in self._closed:
                 yield told

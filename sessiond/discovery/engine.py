@@ -272,7 +272,9 @@ class Engine:
         problems = list(self._problems.values())[:_PROBLEMS_MAX]
         name = self._adapter.name
         problems += [
-            Problem(name, "watch_limited", reason, path) for path, reason in self._watching.problems.items()
+            Problem(name, "watch_limited", reason, path)
+            for path, reason in self._watching.problems.items()
+            if path not in self._problems
         ][:_PROBLEMS_MAX]
         if problems == self._problems_told:
             return None

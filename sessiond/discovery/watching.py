@@ -170,6 +170,8 @@ class Watching:
         """A folder went, with all below it."""
         for path in [one for one in self._folders if one == top or one.startswith(top + "/")]:
             self._forget(path)
+        for path in [one for one in self.problems if one == top or one.startswith(top + "/")]:
+            del self.problems[path]
 
     def _forget(self, path: str) -> None:
         folder = self._folders.pop(path)
@@ -219,7 +221,7 @@ class Watching:
     def _list(self, path: str) -> list[tuple[str, bool]]:
         try:
             with os.scandir(path) as entries:
-                return [(entry.name, entry.is_dir()) for entry in entries]
+                return [(entry.name, _is_folder(entry)) for entry in entries]
         except (FileNotFoundError, NotADirectoryError):
             # Gone by now, which is told on its own.
             return []
@@ -261,6 +263,8 @@ class Watching:
             changed.add(path)
         elif mask & kernel.ISDIR or (below and mask & _CAME and os.path.isdir(path)):
             self._take_folder(below, path, mask, changed)
+            if not below and self._in_place_of_file(folder.levels, name):
+                changed.add(path)
         elif self._matters(folder.levels, name) and (mask & _FILES or name.endswith(_LOCK)):
             changed.add(path)
 
@@ -270,8 +274,13 @@ class Watching:
             self.problems.pop(path, None)
             changed.add(path)
             self._enter(path, below, changed)
-        elif below and mask & _LEFT:
+        elif below and mask & (_LEFT | kernel.ATTRIB):
+            # Also one that was closed, or opened again.
             changed.add(path)
+
+    def _in_place_of_file(self, levels: dict[int, int], name: str) -> bool:
+        """Whether a folder has the name that a file is looked for by."""
+        return any(name.endswith(each) for index in levels for each in self._watched[index].suffixes)
 
     def _is_root(self, path: str) -> bool:
         return any(path == os.path.abspath(one.folder) for one in self._watched)
@@ -281,6 +290,14 @@ class Watching:
             suffixes = self._watched[index].suffixes
             if not suffixes or any(name.endswith(one) or name.startswith(one) for one in suffixes):
                 return True
+        return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one; a link that leads round in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
         return False
 
 

@@ -219,3 +219,29 @@ def test_the_kernels_own_limit_is_an_error_with_its_number(tmp_path: Path) -> No
     assert [event.mask for event in inotify.read()] == [kernel.IGNORED]
     inotify.close()
     inotify.close()
+
+
+def test_a_folder_in_the_place_of_a_file_is_told(watch: Watching, tmp_path: Path) -> None:
+    watch.watch([Watched(str(tmp_path), 0, (".json",))])
+    (tmp_path / "one.json").mkdir()
+    (tmp_path / "other").mkdir()
+    assert changes(watch) == {str(tmp_path / "one.json")}
+    (tmp_path / "one.json").rmdir()
+    assert changes(watch) == {str(tmp_path / "one.json")}
+
+
+def test_a_folder_that_is_closed_or_opened_is_told(watch: Watching, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    watch.watch([Watched(str(tmp_path), 1, (".json",))])
+    for mode in (0, 0o700):
+        (tmp_path / "a").chmod(mode)
+        assert changes(watch) == {str(tmp_path / "a")}
+
+
+def test_a_link_that_leads_to_itself_hides_no_folder_beside_it(watch: Watching, tmp_path: Path) -> None:
+    (tmp_path / "round.json").symlink_to("round.json")
+    (tmp_path / "a").mkdir()
+    watch.watch([Watched(str(tmp_path), 1, (".json",))])
+    assert watch.problems == {}
+    (tmp_path / "a/one.json").write_text("1")
+    assert changes(watch) == {str(tmp_path / "a/one.json")}
