@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,8 @@ class Daemon(agents_pb2_grpc.AgentsServiceServicer):
     printed: dict[Any, bytes] = field(default_factory=dict)
     exit_status: int = 0
     at_end: Callable[[Any], None] = lambda _agent: None
+    # What is followed goes on until a signal comes.
+    held: asyncio.Event | None = None
 
     def add(self, name: str, state: str = "running", **fields: Any) -> Any:
         """One agent more; ids count from 1."""
@@ -106,7 +109,10 @@ class Daemon(agents_pb2_grpc.AgentsServiceServicer):
         return pb.GetAgentResponse(agent=self._one("GetAgent", request))
 
     async def SignalAgent(self, request: Any, context: Any) -> Any:
-        return pb.SignalAgentResponse(agent=self._one("SignalAgent", request))
+        one = self._one("SignalAgent", request)
+        if self.held is not None:
+            self.held.set()
+        return pb.SignalAgentResponse(agent=one)
 
     async def StopAgent(self, request: Any, context: Any) -> Any:
         return pb.StopAgentResponse(agent=self._one("StopAgent", request, pb.AGENT_STATE_TERMINATED))
@@ -146,6 +152,8 @@ class Daemon(agents_pb2_grpc.AgentsServiceServicer):
             if both or stream == request.stream:
                 yield pb.StreamRecordResponse(stream=stream, data=data)
         if request.follow:
+            if self.held is not None:
+                await self.held.wait()
             if one.state not in ENDED:
                 self.at_end(one)
                 one.state = pb.AGENT_STATE_FAILED if self.exit_status else pb.AGENT_STATE_COMPLETED

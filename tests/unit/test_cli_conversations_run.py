@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -322,16 +324,31 @@ def test_an_old_answer_is_not_shown_for_a_new_one(here: Machine) -> None:
     assert wish(here).print
 
 
-def test_leaving_it_leaves_it_running(here: Machine) -> None:
-    """A reader that goes away, and a terminal that closes, end sessionctl and not the agent."""
+def test_ctrl_c_goes_to_the_agent_and_what_it_answered_is_shown(here: Machine) -> None:
+    here.shop.held = asyncio.Event()
+    here.prints(b"raw\n", b"working\n", exit_status=130)
+    answers(here, *ANSWERED)
+    argv = [*SESSIONCTL, "run", "--adapter", "codex", "--print", "x"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(argv, env=dict(os.environ), **pipes) as running:
+        assert running.stderr is not None
+        assert running.stderr.readline() == "working\n", "shown as it comes"
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=PATIENCE)
+    assert (running.returncode, out[:7]) == (130, "I look.")
+    assert "ended with 130" in err
+    assert [one.signal for one in here.shop.requests("SignalAgent")] == ["SIGINT"]
+
+
+def test_a_reader_that_goes_away_ends_it_and_not_the_agent(here: Machine) -> None:
+    here.shop.held = asyncio.Event()
     here.prints(b"raw\n")
-    done = subprocess.run(
-        ["sh", "-c", '"$@" | true', "sh", *SESSIONCTL, "run", "--adapter", "codex", "--print", "x"],
-        capture_output=True,
-        timeout=PATIENCE,
-        env=dict(os.environ),
-    )
-    assert b"Traceback" not in done.stderr
+    argv = ["sh", "-c", '"$@" | true', "sh", *SESSIONCTL, "run", "--adapter", "codex", "--print", "x"]
+    done = subprocess.run(argv, capture_output=True, timeout=PATIENCE, env=dict(os.environ))
+    assert (done.returncode, done.stderr) == (0, b"")
+    [agent] = here.shop.agents
+    assert agent.state == pb.AGENT_STATE_RUNNING
+    assert here.shop.requests("SignalAgent") == []
 
 
 # ---- continue -------------------------------------------------------------------------------
