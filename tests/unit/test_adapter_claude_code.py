@@ -436,14 +436,19 @@ def test_of_two_processes_with_one_conversation_the_living_and_later_counts(
     assert adapter.evidence(FakeProcesses(both[0])).lives[CLEARED].pid == 79
 
 
-def test_an_entry_that_cannot_be_read_leaves_what_it_said(adapter: AgentAdapter, home: Path) -> None:
+@pytest.mark.parametrize("text", ["", "{"])
+def test_an_entry_that_cannot_be_read_leaves_what_it_said(
+    adapter: AgentAdapter, home: Path, text: str
+) -> None:
     found = found_by(adapter)[CLEARED]
     alive = FakeProcesses(CLAUDE)
     adapter.evidence(alive)
     path = home / ".claude/sessions/4242.json"
-    path.write_text("")
+    path.write_text(text)
     assert adapter.evidence(alive).lives[CLEARED].alive is True
-    assert [problem.path for problem in problems_of(adapter.discover({str(path)}))] == [str(path)]
+    # Emptied it is about to be written anew: no trouble yet.
+    trouble = [str(path)] if text else []
+    assert [problem.path for problem in problems_of(adapter.discover({str(path)}))] == trouble
     fresh = make("claude-code", home)
     found_by(fresh)
     life = life_of(found, fresh.evidence(alive))

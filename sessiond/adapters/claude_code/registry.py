@@ -80,6 +80,7 @@ class Registry:
         self.folder = folder
         self._stamps: Stamps[Entry] = Stamps()
         self._last: dict[str, Entry] = {}
+        self._blank: set[str] = set()
         self.problems: dict[str, Problem] = {}
         """By path: entries that cannot be read, and the folder itself."""
         self.entries: dict[str, Entry] = {}
@@ -88,6 +89,7 @@ class Registry:
     def look(self) -> None:
         """Read what is there now. Tells no errors but in ``problems``."""
         self.problems = {}
+        self._blank.clear()
         try:
             paths = [entry.path for entry in os.scandir(self.folder) if _is_entry(entry.name)]
         except FileNotFoundError:
@@ -110,6 +112,10 @@ class Registry:
             if known is not None:
                 return known
             ends = read_ends(path, head=_MOST, tail=0)
+            if not ends.head.strip():
+                # The program empties it to write it anew, and may be in the middle of that.
+                self._blank.add(path)
+                return self.entries.get(path)
             entry = _entry(path, ends.head)
         except FileNotFoundError:
             if not os.path.islink(path):
@@ -154,7 +160,7 @@ class Registry:
 
     def unread(self, processes: Processes) -> Iterator[Possible]:
         """Processes whose entry cannot be read, and never could."""
-        for path in self.problems:
+        for path in (*self.problems, *self._blank):
             if path in self.entries or path == self.folder:
                 continue
             process = processes.get(_pid_of(path))
