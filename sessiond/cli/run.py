@@ -427,6 +427,8 @@ def stay(app: App, agent: Any, *, terminal: bool) -> None:
     if outcome.agent is None:
         app.exit_code = 128 + outcome.signal if outcome.signal else exits.DONE
         return
+    # Its daemon, which told of its end, does not know what its session is called.
+    outcome.agent.session_name = outcome.agent.session_name or agent.session_name
     one = app.agent(outcome.agent)
     if app.json:
         app.print_json(one, indent=None, file=sys.stderr)

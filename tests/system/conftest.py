@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"  {name}")
 
 
-def _booted(**options: bool) -> Host:
+def _booted(**options: Any) -> Host:
     with contextlib.ExitStack() as stack:
         try:
             host = stack.enter_context(Host(**options))

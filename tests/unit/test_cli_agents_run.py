@@ -297,6 +297,7 @@ def test_with_json_the_end_is_told_on_stderr(daemons: Daemons, workspace: Path, 
     done = ctl("run", "--json", "--", "x")
     assert (done.code, done.out) == (3, "")
     assert json.loads(done.err)["exit_status"] == 3
+    assert json.loads(done.err)["session_name"] == "shop", "which its daemon does not know"
 
 
 # ---- files of variables ---------------------------------------------------------------------
