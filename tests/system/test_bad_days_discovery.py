@@ -496,7 +496,6 @@ def test_three_thousand_at_once_and_a_reader_who_does_not_read(product: Product,
         assert next(iter(stream)).WhichOneof("change") == "current"
         for turn in range(rounds):
             product.host.run(["python3", f"{HOME}/flood.py", str(count), str(turn)], timeout=120)
-            word = f"turn {turn}"
             quick.until(partial(prompted, f"turn {turn}", count), f"all of turn {turn}", timeout=120)
         assert quick.error is None
         quick.close()

@@ -86,7 +86,6 @@ class Discovered:
         self._looking: set[str] = set()
         self._agents_looked: float | None = None
         self._dirty: set[str] = set()
-        self._whole: set[str] = set()
         self._untended = asyncio.Event()
         self._closed = False
         self._began: list[Callable[[], None]] = []
@@ -169,8 +168,6 @@ class Discovered:
         news = self._told.take(event)
         if self._tender.note(news):
             self._dirty.add(news.adapter)
-            if news.whole:
-                self._whole.add(news.adapter)
             self._untended.set()
         self._watchers.changed([*(one.key for one in news.changed), *news.gone, *news.joined])
         for one in news.changed:
@@ -189,13 +186,11 @@ class Discovered:
         while self._finder is finder:
             self._untended.clear()
             adapters, self._dirty = self._dirty, set()
-            whole, self._whole = self._whole, set()
             try:
-                await self._tend_once(adapters, whole)
+                await self._tend_once(adapters)
             except Exception as error:
                 # Nothing is lost: what is shown is joined in memory, and this is done the next time.
                 self._dirty |= adapters
-                self._whole |= whole
                 if isinstance(error, SessiondError):
                     log.warning("what is kept beside conversations was not written: %s", error.message)
                 else:
@@ -203,17 +198,16 @@ class Discovered:
             await self._tell_owners(finder)
             await self._untended.wait()
 
-    async def _tend_once(self, adapters: set[str], whole: set[str]) -> None:
+    async def _tend_once(self, adapters: set[str]) -> None:
         await self.look_at_agents()
         missing = {
             one.key
-            for adapter in whole
-            for one in self._overlays.of(adapter)
+            for one in self._overlays.all.values()
             if (life := self._lives.known.get(one.mark)) is not None and life.alive is False
         }
         before = set(self._overlays.all)
         try:
-            await self._tender.tend(adapters, whole, missing)
+            await self._tender.tend(adapters, missing)
         finally:
             self._watchers.changed(before | set(self._overlays.all))
             self.changed.fire()

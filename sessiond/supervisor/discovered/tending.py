@@ -81,17 +81,18 @@ class Tender:
             if seen or unseen:
                 self._succession[other.key] = one.id
 
-    async def tend(self, adapters: set[str], whole: set[str], missing: set[Key]) -> None:
-        """Bring the overlays of these up to date; ``whole`` are those all of whose files were just looked at,
-        ``missing`` what was launched here and whose agent is known to have ended. Raises as the store does;
-        what was done until then stays."""
+    async def tend(self, adapters: set[str], missing: set[Key]) -> None:
+        """Bring the overlays of these up to date, and note and forget what is missing of any; ``missing`` is
+        what was launched here and whose agent is known to have ended. Raises as the store does; what was done
+        until then stays."""
         async with self._overlays.lock:
             for adapter in adapters:
                 await self._learn(adapter)
                 await self._find(adapter)
             await self._succeed()
-            for adapter in whole:
-                await self._collect(adapter, missing)
+            for adapter in self._told.adapters:
+                if self._told.answered(adapter):
+                    await self._collect(adapter, missing)
 
     async def _learn(self, adapter: str) -> None:
         """Give those that wait for their id the one that their agent was found to have open."""
