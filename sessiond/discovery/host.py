@@ -14,10 +14,10 @@ from sessiond.adapters import ADAPTERS
 from sessiond.discovery import wire
 from sessiond.discovery.conversation import Conversation, Fault, read_answer
 from sessiond.discovery.nursery import PROGRAM, Nursery, kill, readable
+from sessiond.discovery.orders import FACTORY
 from sessiond.discovery.outbox import Outbox
 from sessiond.discovery.processes import read_stat
 from sessiond.discovery.runner import PAUSE, Runner
-from sessiond.discovery.zygote import FACTORY
 from sessiond.errors import Conflict, InvalidArgument, PermissionDenied, SessiondError, TimedOut, Unreachable
 from sessiond.model.agent_session import Found, Plan, Probe, Transcript, Wish
 from sessiond.ports.discovery import FinderEvent

@@ -15,14 +15,13 @@ from typing import Final
 
 import msgspec
 
-from sessiond.discovery.zygote import FACTORY, Ended, Fork, Forked, Refused, Tidings
+from sessiond.discovery.orders import FACTORY, PACKET_MAX, Ended, Fork, Forked, Refused, Tidings
 from sessiond.errors import TimedOut, Unreachable
 
 log = logging.getLogger(__name__)
 
 PROGRAM: Final = (sys.executable, "-m", "sessiond")
 
-_PACKET_MAX = 65536
 _SILENT = "the finder does not answer"
 # Seconds that a finder which was told to end may take, and one that begins on a busy machine.
 _END, _BEGIN = 2.0, 30.0
@@ -204,7 +203,7 @@ class Nursery:
         if control is None:
             return
         try:
-            packet, fds, _, _ = socket.recv_fds(control, _PACKET_MAX, 1)
+            packet, fds, _, _ = socket.recv_fds(control, PACKET_MAX, 1)
         except BlockingIOError:
             return
         except OSError:

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import msgspec
 
@@ -24,47 +24,11 @@ from sessiond.discovery import kernel, wire
 from sessiond.discovery.absence import wait
 from sessiond.discovery.answers import describe
 from sessiond.discovery.engine import AdapterBroken, Channel, Engine, HostGone, answer_only
+from sessiond.discovery.orders import FACTORY, PACKET_MAX, Ended, Fork, Forked, Refused, Tidings
 from sessiond.ports.discovery import AgentAdapter
-
-FACTORY: Final = "sessiond.adapters:make_adapter"
 
 MakeAdapter = Callable[[str, Mapping[str, str]], AgentAdapter]
 Places = Callable[[str, Mapping[str, str]], tuple[str, ...]]
-
-_PACKET_MAX = 65536
-
-
-class Fork(msgspec.Struct, frozen=True):
-    """What the host asks, with its socket to the adapter's process beside it. ``plain``: one that answers
-    questions alone."""
-
-    number: int
-    adapter: str
-    plain: bool = False
-
-
-class Forked(msgspec.Struct, tag=True, frozen=True):
-    """Done, with a pidfd beside it."""
-
-    number: int
-    pid: int
-
-
-class Refused(msgspec.Struct, tag=True, frozen=True):
-    """It cannot be done."""
-
-    number: int
-    reason: str
-
-
-class Ended(msgspec.Struct, tag=True, frozen=True):
-    """One of the processes ended; ``status`` as waitpid tells it."""
-
-    number: int
-    status: int
-
-
-Tidings = Forked | Refused | Ended
 
 
 def main(argv: Sequence[str]) -> int:
@@ -106,7 +70,7 @@ class _Zygote:
     def _serve(self, poll: select.poll) -> bool:
         """Do what the host asks; False where it is gone."""
         try:
-            packet, fds, _, _ = socket.recv_fds(self._host, _PACKET_MAX, 1)
+            packet, fds, _, _ = socket.recv_fds(self._host, PACKET_MAX, 1)
         except ConnectionResetError:
             return False
         if not packet:
