@@ -89,7 +89,10 @@ def _codex(folder: Path, each: int) -> Iterator[Path]:
     other = json.loads(called[0])["payload"]["id"]
     called = [line.replace(other, thread) for line in called]
     output = next(line for line in called if '"function_call_output"' in line)
-    turn = [_prolonged(line, _WORK * 30) if line == output else line for line in (called[1], called[5], *called[7:])]
+    turn = [
+        _prolonged(line, _WORK * 30) if line == output else line
+        for line in (called[1], called[5], *called[7:])
+    ]
     text = _filled(done[:9], turn, done[1:2] + done[9:], CODEX_BYTES)
     for number in range(each):
         day = number % 28 + 1

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -42,7 +43,8 @@ _WARM = 20
 # Seconds between two warm answers: some of them then come with a look for processes behind them.
 _APART = 0.25
 _CHANGE_MS = 200.0
-_NOISE = 1.15
+# Wake-ups a second.
+_NOISE = 0.5
 _ROUNDS = 3
 _HIDDEN = ".hidden"
 _IMPORT = 'python -c "import grpc"'
@@ -348,9 +350,9 @@ def _answering(app: App, everything: bool) -> Measure:
 
 async def _idle(stage: Stage, corpus: Corpus) -> list[Figure]:
     """Wake-ups and memory of the supervisor and of all that finds, with all of it on disk and with none."""
-    full, own, finder = await _resting(stage, f"with {3 * EACH:,} conversations")
+    full = await _resting(stage, f"with {3 * EACH:,} conversations")
     _hide(corpus)
-    empty, own_empty, finder_empty = await _resting(stage, "with none")
+    empty = await _resting(stage, "with none")
     _show(corpus)
     return [
         Figure(
@@ -358,27 +360,43 @@ async def _idle(stage: Stage, corpus: Corpus) -> list[Figure]:
             f"wake-ups of supervisor, finder and adapters, idle beside {3 * EACH:,} conversations",
             "the same beside none",
             "/s",
-            full,
-            empty,
-            Goal.TIMES,
+            full.own,
+            empty.own,
+            Goal.PLUS,
             _NOISE,
-            parts={"of finder and adapters": median(own), "of these beside none": median(own_empty)},
-            note="the others are those of gRPC's threads, in both; the goal is as many, give or take noise",
+            parts={
+                "of finder and adapters alone": median(full.finder),
+                "of finder and adapters beside none": median(empty.finder),
+                "of gRPC's threads in the supervisor": median(full.threads),
+                "of these threads beside none": median(empty.threads),
+            },
+            note="of event loops: the main thread of each process; the goal is as many, give or take noise",
         ),
         Figure(
             "discovery-memory",
             f"memory of finder and adapters beside {3 * EACH:,} conversations (PSS)",
             "the same beside none",
             "MB",
-            [finder],
-            [finder_empty],
+            [full.memory],
+            [empty.memory],
             Goal.NONE,
+            parts={"processes": float(full.processes)},
         ),
     ]
 
 
-async def _resting(stage: Stage, what: str) -> tuple[list[float], list[float], float]:
-    """Wake-ups a second of all, and of the finder's processes alone; memory of these in MB."""
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """Wake-ups a second in each round, and memory in MB."""
+
+    own: Sequence[float]
+    finder: Sequence[float]
+    threads: Sequence[float]
+    memory: float
+    processes: int
+
+
+async def _resting(stage: Stage, what: str) -> _Rest:
     await _restart(stage)
     await _all(stage)
     await stage.reconnect()
@@ -386,9 +404,14 @@ async def _resting(stage: Stage, what: str) -> tuple[list[float], list[float], f
     finder = _below(pid)
     progress(f"letting a supervisor and {len(finder)} processes of its finder idle {what}")
     await asyncio.sleep(SETTLING)
-    rounds = [(await wakeup_rates([pid, *finder]))[0] for _ in range(_ROUNDS)]
-    memory = sum(map(memory_of, finder))
-    return [sum(rates) for rates in rounds], [sum(rates[1:]) for rates in rounds], memory
+    rounds = [await wakeup_rates([pid, *finder]) for _ in range(_ROUNDS)]
+    return _Rest(
+        [sum(own) for _, own in rounds],
+        [sum(own[1:]) for _, own in rounds],
+        [sum(rates) - sum(own) for rates, own in rounds],
+        sum(map(memory_of, finder)),
+        len(finder),
+    )
 
 
 def _below(pid: int) -> list[int]:
