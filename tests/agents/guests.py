@@ -123,7 +123,7 @@ class Guests:
         found = pb.AgentSessionFilter(include_stopped=True, **filters)
         with self.product.client() as client:
             stream = client.discovery.WatchAgentSessions(
-                pb.WatchAgentSessionsRequest(filter=found), timeout=4 * TIMEOUT
+                pb.WatchAgentSessionsRequest(filter=found), timeout=TIMEOUT
             )
             try:
                 yield Watch(stream)
