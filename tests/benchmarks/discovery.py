@@ -143,7 +143,7 @@ async def _process(argv: Sequence[str], printed: str | None = None) -> float:
 
     def once() -> float:
         began = time.perf_counter()
-        done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(argv, check=True, capture_output=True, text=True)
         took = (time.perf_counter() - began) * 1000
         assert printed is None or done.stdout.strip() == printed, done.stdout[:200]
         return took
