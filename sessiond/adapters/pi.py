@@ -12,6 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -20,7 +21,8 @@ from sessiond.adapters.pi_files import ID_MAX, Header, Row, first_header, read_r
 from sessiond.adapters.reading.ends import malformed, read_small, unreadable
 from sessiond.adapters.reading.evidence import living
 from sessiond.adapters.reading.stamps import Stamps
-from sessiond.errors import InvalidArgument, NotFound
+from sessiond.adapters.starting import model_words, plain, prompt_input, prompt_word
+from sessiond.errors import NotFound
 from sessiond.model.agent_session import MARKER, STOPPED, Found, Life, Plan, Problem, Transcript, Wish
 from sessiond.ports.discovery import (
     Clear,
@@ -33,8 +35,6 @@ from sessiond.ports.discovery import (
     Watched,
 )
 
-# The kernel takes no longer word in a command line, the closing NUL among it.
-_WORD_MAX: Final = 128 * 1024 - 1
 # What runs Pi: its own file of execution, or an interpreter that it renames its process in.
 _INTERPRETERS: Final = {"node", "nodejs", "bun", "deno"}
 _NAMES: Final = {"pi", "pi-rpc"}
@@ -314,12 +314,12 @@ class Adapter:
         """The id is the caller's; a prompt goes to standard input in print mode, so that it may be large."""
         words = ["--session-id", wish.id] if wish.id and "choose-id" in self.abilities else []
         plan = self._plan(wish, words)
-        return _with_id(plan, wish.id) if words else plan
+        return replace(plan, id=wish.id, learn="") if words else plan
 
     def resume(self, found: Found, wish: Wish) -> Plan:
         """By its file: by its id Pi asks a question where it runs in another folder, and ends without a word
         where nobody answers."""
-        return _with_id(self._plan(wish, ["--session", self._path(found)]), found.id)
+        return replace(self._plan(wish, ["--session", self._path(found)]), id=found.id, learn="")
 
     def identify(self, line: str) -> str | None:
         """The first line of its output is the header."""
@@ -350,44 +350,15 @@ class Adapter:
         return path
 
     def _plan(self, wish: Wish, words: Sequence[str]) -> Plan:
-        argv = [*(wish.command or (self.program,)), *words, *_model(wish.model)]
-        if not wish.print:
-            return Plan((*argv, *_prompt_words(wish.prompt)), learn="files")
-        if not wish.prompt.strip():
-            raise InvalidArgument(
-                "prompt_missing", "print mode answers a prompt, and there is none", hint="give a prompt"
-            )
-        return Plan((*argv, "-p", "--mode", "json"), input=wish.prompt.encode(), learn="stdout")
-
-
-def _with_id(plan: Plan, session: str) -> Plan:
-    return Plan(plan.argv, plan.environment, plan.input, session, "")
-
-
-def _model(model: str) -> Sequence[str]:
-    if not model:
-        return ()
-    if model.startswith("-") or not model.isprintable() or len(model) > 200:
-        raise InvalidArgument(
-            "model_invalid",
-            f"{model!r} is no name of a model",
-            hint="`pi --list-models` shows them; PROVIDER/MODEL is a full name",
-            fields={"model": model[:200]},
-        )
-    return ("--model", model)
-
-
-def _prompt_words(prompt: str) -> Sequence[str]:
-    if not prompt:
-        return ()
-    if "\0" in prompt or len(prompt.encode("utf-8", "surrogatepass")) >= _WORD_MAX - 1:
-        raise InvalidArgument(
-            "prompt_too_large",
-            "the program takes a prompt as a word of its command line: 128 KiB at most, and no NUL",
-            hint="use print mode, or put it into a file and name that in the prompt",
-        )
-    # A word that begins with @ would be taken for the name of a file.
-    return ("--", f" {prompt}" if prompt.startswith("@") else prompt)
+        hint = "`pi --list-models` shows them; PROVIDER/MODEL is a full name"
+        argv = (*(wish.command or (self.program,)), *words, *model_words(wish.model, plain, hint))
+        if wish.print:
+            input = prompt_input(wish.prompt)
+            return Plan((*argv, "-p", "--mode", "json"), input=input, learn="stdout")
+        # A word that begins with @ would be taken for the name of a file.
+        before = " " if wish.prompt.startswith("@") else ""
+        prompt = ("--", prompt_word(wish.prompt, before)) if wish.prompt else ()
+        return Plan((*argv, *prompt), learn="files")
 
 
 def _places(environment: Mapping[str, str]) -> tuple[str, str]:

@@ -366,7 +366,7 @@ def test_an_archived_one_is_not_resumed(tmp_path: Path) -> None:
     [
         (Wish("/p", "  ", print=True), "prompt_missing"),
         (Wish("/p", "x" * 131_072), "prompt_too_large"),
-        (Wish("/p", "a\0b"), "prompt_too_large"),
+        (Wish("/p", "a\0b"), "prompt_invalid"),
         (Wish("/p", "x", model="--yolo"), "model_invalid"),
         (Wish("/p", "x", model="a b"), "model_invalid"),
     ],

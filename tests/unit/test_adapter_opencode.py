@@ -483,7 +483,7 @@ def test_resume_names_the_conversation(adapter: Adapter) -> None:
         (Wish(PROJECT, print=True), "prompt_missing"),
         (Wish(PROJECT, " \n", print=True), "prompt_missing"),
         (Wish(PROJECT, "x" * 131_072), "prompt_too_large"),
-        (Wish(PROJECT, "a\0b"), "prompt_too_large"),
+        (Wish(PROJECT, "a\0b"), "prompt_invalid"),
         (Wish(PROJECT, "x", "m1"), "model_invalid"),
         (Wish(PROJECT, "x", "--help/x"), "model_invalid"),
         (Wish(PROJECT, "x", "a/b c"), "model_invalid"),

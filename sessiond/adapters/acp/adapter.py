@@ -36,6 +36,7 @@ from sessiond.adapters.reading.texts import (
     from_seconds,
     shorten,
 )
+from sessiond.adapters.starting import model_words, plain, prompt_input, prompt_word
 from sessiond.errors import InvalidArgument, NotFound
 from sessiond.model.agent_session import (
     INNER,
@@ -53,8 +54,6 @@ from sessiond.model.agent_session import (
 from sessiond.paths import Paths
 from sessiond.ports.discovery import Clear, Evidence, Gone, Processes, Told, Watched
 
-# The kernel takes no longer word in a command line, the closing NUL among it.
-_WORD_MAX: Final = 128 * 1024 - 1
 _TRANSCRIPT_FIRST: Final = 256 * 1024
 _TRANSCRIPT_MOST: Final = 16 * 1024 * 1024
 
@@ -68,6 +67,10 @@ _KEEPERS: Final[Mapping[str, str]] = {
 }
 # So many words of a command line can name the program: it may be run by another.
 _PROGRAM_WORDS: Final = 4
+
+# The runner by its command line: an interpreter's options and the program's name go before.
+_RUNNER: Final = "acp"
+_RUNNER_WORDS: Final = 8
 
 _Row = tuple[Found, Stamp, Problem | None]
 
@@ -266,31 +269,14 @@ class Adapter:
         return ""
 
     def _plan(self, wish: Wish, words: Sequence[str]) -> Plan:
-        model = wish.model
-        if model and (model.startswith("-") or not model.isprintable() or len(model) > 200):
-            raise InvalidArgument(
-                "model_invalid",
-                f"{model!r} is no name of a model",
-                hint="use one that the program itself shows",
-                fields={"model": model[:200]},
-            )
-        argv = (*self._runner, "acp", *words, *(("--model", model) if model else ()))
+        model = model_words(wish.model, plain, "use one that the program itself shows")
+        argv = (*self._runner, "acp", *words, *model)
         if wish.print:
-            if not wish.prompt.strip():
-                raise InvalidArgument(
-                    "prompt_missing", "print mode answers a prompt, and there is none", hint="give a prompt"
-                )
             # The id is chosen here unless it was before; the runner tells it in JSON alone.
             learn = "" if "--id" in words or "--resume" in words else "stdout"
             json = ("--json",) if learn else ()
-            return Plan((*argv, "--print", *json), input=wish.prompt.encode(), learn=learn)
-        if "\0" in wish.prompt or len(wish.prompt.encode("utf-8", "surrogatepass")) >= _WORD_MAX - 16:
-            raise InvalidArgument(
-                "prompt_too_large",
-                "a prompt to talk on is a word of a command line: 128 KiB at most, and no NUL",
-                hint="use print mode, or put it into a file and name that in the prompt",
-            )
-        prompt = (f"--prompt={wish.prompt}",) if wish.prompt else ()
+            return Plan((*argv, "--print", *json), input=prompt_input(wish.prompt), learn=learn)
+        prompt = (prompt_word(wish.prompt, "--prompt="),) if wish.prompt else ()
         return Plan((*argv, *prompt), learn="files")
 
 
@@ -411,8 +397,12 @@ def _held(
             if device == stamp[0]:
                 return Life(None, f"its journal is locked by process {pid}, which cannot be seen from here")
             continue
-        if device == stamp[0] or path in process.open_files:
-            return living(process)
+        if device != stamp[0] and path not in process.open_files:
+            continue
+        if _RUNNER not in process.argv[1:_RUNNER_WORDS]:
+            reason = f"its journal is locked by process {pid}, which is not shown to be its runner"
+            return Life(None, reason, process.pid, process.start_time)
+        return living(process)
     return None
 
 

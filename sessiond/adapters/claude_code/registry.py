@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from sessiond.adapters.reading.ends import malformed, read_ends, unreadable
+from sessiond.adapters.reading.evidence import is_program
 from sessiond.adapters.reading.stamps import Stamps
 from sessiond.adapters.reading.texts import absolute, from_milliseconds, shorten
 from sessiond.model.agent_session import Life, Problem, Turn
@@ -202,6 +203,14 @@ def life_of(entry: Entry, processes: Processes) -> Life | None:
     if entry.start_time != process.start_time:
         # Somebody else's by now.
         return None
+    if not executes(process):
+        # Whoever can write there must not have another's process taken for it, and ended.
+        return Life(
+            None,
+            f"its entry names process {process.pid}, which is not shown to be Claude Code",
+            process.pid,
+            process.start_time,
+        )
     activity = ""
     if entry.status == "waiting":
         activity = _WAITS.get(entry.waiting_for, f"waiting for {entry.waiting_for or 'an answer'}")
@@ -210,7 +219,7 @@ def life_of(entry: Entry, processes: Processes) -> Life | None:
 
 def executes(process: Process) -> bool:
     """Whether it is this program, by what it executes: its own binary, or one that names itself so."""
-    return process.comm.startswith("claude") or "claude" in process.exe.rpartition("/")[2]
+    return "claude" in process.exe.rpartition("/")[2] or is_program(process, "claude")
 
 
 def own_domain() -> str:
@@ -279,5 +288,10 @@ def _entry(path: str, data: bytes) -> Entry | None:
 
 
 def is_id(text: str) -> bool:
-    """Whether it can be the id of a session: what names a file, and nothing more."""
-    return 0 < len(text) <= _ID_MAX and text.isascii() and text.replace("-", "").replace("_", "").isalnum()
+    """Whether it can be the id of a session: what names a file, and nothing more; and no option."""
+    return (
+        0 < len(text) <= _ID_MAX
+        and text.isascii()
+        and text[0] != "-"
+        and text.replace("-", "").replace("_", "").isalnum()
+    )

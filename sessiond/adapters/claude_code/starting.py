@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from sessiond.adapters.claude_code.registry import is_id
+from sessiond.adapters.starting import model_words, prompt_input, prompt_word
 from sessiond.errors import InvalidArgument, Unsupported
 from sessiond.model.agent_session import Plan, Wish
 
@@ -20,6 +21,7 @@ ARGUMENT_MAX: Final = 120 * 1024
 INPUT_MAX: Final = 10 * 1024 * 1024
 
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+\[\]-]{0,199}")
+_MODELS: Final = "for example `opus`, `sonnet`, or a full name such as `claude-opus-4-5`"
 _PRINT: Final = ("-p", "--output-format", "stream-json", "--verbose")
 
 
@@ -64,60 +66,17 @@ _LINE: Final = msgspec.json.Decoder(_Told)
 
 def _plan(wish: Wish, which: tuple[str, ...], id: str) -> Plan:
     program = wish.command or (PROGRAM,)
-    options = which + (("--model", _model(wish.model)) if wish.model else ())
+    options = which + model_words(wish.model, _MODEL.fullmatch, _MODELS)
     prompt = wish.prompt
     if wish.print:
-        return Plan((*program, *_PRINT, *options), input=_input(prompt), id=id, learn="" if id else "stdout")
-    words = ("--", _argument(prompt)) if prompt.strip() else ()
+        return Plan(
+            (*program, *_PRINT, *options),
+            input=prompt_input(prompt, INPUT_MAX),
+            id=id,
+            learn="" if id else "stdout",
+        )
+    words = ("--", prompt_word(prompt, most=ARGUMENT_MAX)) if prompt.strip() else ()
     return Plan((*program, *options, *words), id=id, learn="" if id else "files")
-
-
-def _input(prompt: str) -> bytes:
-    if not prompt.strip():
-        raise InvalidArgument(
-            "prompt_missing",
-            "Claude Code needs a prompt where it prints an answer and ends",
-            hint="give a prompt, or start it with a terminal",
-        )
-    data = prompt.encode("utf-8", "replace")
-    if len(data) > INPUT_MAX:
-        raise _too_large(len(data), INPUT_MAX, "put the text into a file and name it in the prompt")
-    return data
-
-
-def _argument(prompt: str) -> str:
-    if "\0" in prompt:
-        raise InvalidArgument(
-            "prompt_invalid", "the prompt holds a NUL, which no argument can", hint="take it out"
-        )
-    length = len(prompt.encode("utf-8", "replace"))
-    if length > ARGUMENT_MAX:
-        raise _too_large(
-            length,
-            ARGUMENT_MAX,
-            "start it in print mode, or put the text into a file and name it in the prompt",
-        )
-    return prompt
-
-
-def _too_large(length: int, most: int, hint: str) -> InvalidArgument:
-    return InvalidArgument(
-        "prompt_too_large",
-        f"the prompt has {length} bytes, and Claude Code can be given {most}",
-        hint=hint,
-        fields={"bytes": str(length), "most": str(most)},
-    )
-
-
-def _model(model: str) -> str:
-    if not _MODEL.fullmatch(model):
-        raise InvalidArgument(
-            "model_invalid",
-            f"{model[:80]!r} cannot be the name of a model",
-            hint="for example `opus`, `sonnet`, or a full name such as `claude-opus-4-5`",
-            fields={"model": model[:200]},
-        )
-    return model
 
 
 def _uuid(text: str) -> str:

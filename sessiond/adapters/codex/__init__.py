@@ -15,14 +15,13 @@ from sessiond.adapters.codex import rollouts
 from sessiond.adapters.codex.index import Entry, Index
 from sessiond.adapters.codex.rollouts import Rollout
 from sessiond.adapters.reading import ends as files
-from sessiond.adapters.reading.evidence import executing, living
+from sessiond.adapters.reading.evidence import executing, is_program, living
 from sessiond.adapters.reading.stamps import Stamps
-from sessiond.errors import InvalidArgument, NotFound, Unsupported
+from sessiond.adapters.starting import model_words, prompt_input, prompt_word
+from sessiond.errors import NotFound, Unsupported
 from sessiond.model.agent_session import STOPPED, Found, Life, Message, Plan, Problem, Transcript, Turn, Wish
 from sessiond.ports.discovery import Clear, Evidence, Gone, Process, Processes, Told, Watched
 
-# One word of a command line holds no more (MAX_ARG_STRLEN, with its end).
-_WORD_MAX: Final = 128 * 1024 - 1
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 # Of a transcript, so much is looked through for its last messages.
 _BACK: Final = 16 * 1024 * 1024
@@ -295,6 +294,9 @@ class Adapter:
         process = processes.get(pid)
         if process is None:
             return Life(None, f"its lock is held by process {pid}, which cannot be looked at from here")
+        if not is_program(process, "codex"):
+            reason = f"its lock is held by process {pid}, which is not shown to be Codex"
+            return Life(None, reason, process.pid, process.start_time)
         return self._life(session, process, processes, holders)
 
     def _life(self, session: str, process: Process, processes: Processes, holders: dict[int, int]) -> Life:
@@ -356,9 +358,10 @@ class Adapter:
     def launch(self, wish: Wish) -> Plan:
         """`codex exec -` with the prompt on stdin, or the window with a prompt."""
         if wish.print:
-            options = ("--json", "--skip-git-repo-check", *_model(wish.model))
-            return Plan(("codex", "exec", *options, "-"), input=_prompt(wish), learn="stdout")
-        return Plan(("codex", "--no-daemon", *_model(wish.model), *_word(wish)), learn="files")
+            options = ("--json", "--skip-git-repo-check", *_model(wish))
+            input = prompt_input(wish.prompt)
+            return Plan(("codex", "exec", *options, "-"), input=input, learn="stdout")
+        return Plan(("codex", "--no-daemon", *_model(wish), *_word(wish)), learn="files")
 
     def resume(self, found: Found, wish: Wish) -> Plan:
         """Go on with one, as ``launch``."""
@@ -377,12 +380,11 @@ class Adapter:
                 fields={"agent_session": found.id},
             )
         if wish.print:
-            options = ("--json", "--skip-git-repo-check", *_model(wish.model))
-            return Plan(
-                ("codex", "exec", "resume", *options, found.id, "-"), input=_prompt(wish), id=found.id
-            )
+            options = ("--json", "--skip-git-repo-check", *_model(wish))
+            input = prompt_input(wish.prompt)
+            return Plan(("codex", "exec", "resume", *options, found.id, "-"), input=input, id=found.id)
         folder = ("-C", wish.cwd) if wish.cwd else ()
-        options = ("--no-daemon", *folder, *_model(wish.model))
+        options = ("--no-daemon", *folder, *_model(wish))
         return Plan(("codex", "resume", *options, found.id, *_word(wish)), id=found.id)
 
     def identify(self, line: str) -> str | None:
@@ -479,36 +481,10 @@ def _runs(session: str, process: Process, processes: Processes) -> bool:
     )
 
 
-def _model(model: str) -> tuple[str, ...]:
-    if not model:
-        return ()
-    if not _MODEL.fullmatch(model):
-        raise InvalidArgument(
-            "model_invalid",
-            f"{model!r} cannot be the name of a model",
-            hint="name it as Codex does, for example gpt-5",
-            fields={"model": model[:200]},
-        )
-    return "-m", model
-
-
-def _prompt(wish: Wish) -> bytes:
-    if not wish.prompt.strip():
-        raise InvalidArgument(
-            "prompt_missing", "print mode needs a prompt", hint="give a prompt, or leave out --print"
-        )
-    return wish.prompt.encode("utf-8", "replace")
+def _model(wish: Wish) -> tuple[str, ...]:
+    return model_words(wish.model, _MODEL.fullmatch, "name it as Codex does, for example gpt-5", option="-m")
 
 
 def _word(wish: Wish) -> tuple[str, ...]:
     """The prompt as a word of a command line, where nothing takes it for an option or a command."""
-    if not wish.prompt:
-        return ()
-    if len(wish.prompt.encode("utf-8", "replace")) > _WORD_MAX or "\0" in wish.prompt:
-        raise InvalidArgument(
-            "prompt_too_large",
-            "Codex's window takes a first prompt of 128 KB at most, without NUL characters",
-            hint="use --print, or start without a prompt and have it read a file",
-            fields={"most": str(_WORD_MAX)},
-        )
-    return "--", wish.prompt
+    return ("--", prompt_word(wish.prompt)) if wish.prompt else ()

@@ -15,12 +15,11 @@ from sessiond.adapters.reading import ends as files
 from sessiond.adapters.reading import texts
 from sessiond.adapters.reading.evidence import handed_down, living
 from sessiond.adapters.reading.stamps import Stamps
+from sessiond.adapters.starting import model_words, prompt_input, prompt_word
 from sessiond.errors import InvalidArgument, NotFound, Unsupported
 from sessiond.model.agent_session import MARKER, Found, Life, Plan, Problem, Transcript, Wish
 from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, Processes, Told, Watched
 
-# One word of a command line holds no more, with the option's name before it.
-_WORD_MAX: Final = 128 * 1024 - 64
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -322,33 +321,13 @@ class Adapter:
         return self._plan(("--resume", found.id), found.id, wish)
 
     def _plan(self, which: tuple[str, str], session: str, wish: Wish) -> Plan:
-        words = ["gemini", *which]
-        if wish.model:
-            if not _MODEL.fullmatch(wish.model):
-                raise InvalidArgument(
-                    "model_invalid",
-                    f"{wish.model!r} cannot be the name of a model",
-                    hint="name it as Gemini CLI does, for example gemini-2.5-pro",
-                    fields={"model": wish.model[:200]},
-                )
-            words += ["--model", wish.model]
-        prompt = wish.prompt.encode("utf-8", "replace")
+        hint = "name it as Gemini CLI does, for example gemini-2.5-pro"
+        words = ("gemini", *which, *model_words(wish.model, _MODEL.fullmatch, hint))
         if wish.print:
-            if not wish.prompt.strip():
-                raise InvalidArgument(
-                    "prompt_missing", "print mode needs a prompt", hint="give a prompt, or leave out --print"
-                )
-            return Plan((*words, "--output-format", "stream-json"), input=prompt, id=session)
-        if len(prompt) > _WORD_MAX or b"\0" in prompt:
-            raise InvalidArgument(
-                "prompt_too_large",
-                "Gemini CLI's window takes a first prompt of 128 KB at most, without NUL characters",
-                hint="use --print, or start without a prompt and have it read a file",
-                fields={"most": str(_WORD_MAX)},
-            )
-        if wish.prompt:
-            words.append(f"--prompt-interactive={wish.prompt}")
-        return Plan(tuple(words), id=session)
+            input = prompt_input(wish.prompt)
+            return Plan((*words, "--output-format", "stream-json"), input=input, id=session)
+        prompt = (prompt_word(wish.prompt, "--prompt-interactive="),) if wish.prompt else ()
+        return Plan((*words, *prompt), id=session)
 
     def identify(self, line: str) -> str | None:
         """The id in the line that `--output-format stream-json` begins with."""

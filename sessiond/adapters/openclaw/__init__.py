@@ -20,8 +20,9 @@ import msgspec
 from sessiond.adapters.openclaw.store import ADAPTER, Store, decode, is_id
 from sessiond.adapters.reading import texts
 from sessiond.adapters.reading.ends import read_small
-from sessiond.adapters.reading.evidence import living
-from sessiond.errors import InvalidArgument, NotFound, Unsupported
+from sessiond.adapters.reading.evidence import is_program, living
+from sessiond.adapters.starting import model_words, prompt_input
+from sessiond.errors import NotFound, Unsupported
 from sessiond.model.agent_session import MARKER, STOPPED, Found, Life, Plan, Problem, Transcript, Turn, Wish
 from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, Processes, Told, Watched
 
@@ -227,6 +228,9 @@ class Adapter:
             process = processes.get(pid)
             if process is None or (start is not None and process.start_time != start):
                 continue
+            if start is not None and not is_program(process, self.program):
+                trouble = f"OpenClaw's lock {path} names process {pid}, which is not shown to be OpenClaw"
+                continue
             if start is None and not process.comm.startswith("openclaw"):
                 # It may be another's pid by now.
                 trouble = f"OpenClaw's lock {path} does not say when its process (pid {pid}) began"
@@ -292,28 +296,11 @@ class Adapter:
                 hint="use print mode: --print",
                 fields={"adapter": self.name},
             )
-        if not wish.prompt.strip():
-            raise InvalidArgument(
-                "prompt_missing", "print mode answers a prompt, and there is none", hint="give a prompt"
-            )
-        if wish.model and not _MODEL.fullmatch(wish.model):
-            raise InvalidArgument(
-                "model_invalid",
-                f"{wish.model[:200]!r} is no model of OpenClaw",
-                hint="models are PROVIDER/MODEL; `openclaw models list` shows them",
-                fields={"model": wish.model[:200]},
-            )
-        data = wish.prompt.encode("utf-8", "replace")
-        if len(data) > _PROMPT_MAX:
-            raise InvalidArgument(
-                "prompt_too_large",
-                "OpenClaw takes prompts of 4 MiB at most",
-                hint="put it into a file and name that in the prompt",
-            )
-        argv = [*(wish.command or (self.program,)), "agent", "--local", "--json", "--session-id", id]
-        if wish.model:
-            argv += ["--model", wish.model]
-        return Plan((*argv, "--message-file", "/dev/stdin"), input=data, id=id)
+        hint = "models are PROVIDER/MODEL; `openclaw models list` shows them"
+        model = model_words(wish.model, _MODEL.fullmatch, hint)
+        argv = (*(wish.command or (self.program,)), "agent", "--local", "--json", "--session-id", id, *model)
+        input = prompt_input(wish.prompt, _PROMPT_MAX)
+        return Plan((*argv, "--message-file", "/dev/stdin"), input=input, id=id)
 
 
 def _existing(path: str) -> str:

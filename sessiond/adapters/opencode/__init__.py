@@ -12,6 +12,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -22,7 +23,8 @@ from sessiond.adapters.opencode.rows import ADAPTER, decode, is_id
 from sessiond.adapters.opencode.storage import Storage
 from sessiond.adapters.reading.ends import read_small
 from sessiond.adapters.reading.evidence import handed_down, living
-from sessiond.errors import InvalidArgument, NotFound
+from sessiond.adapters.starting import model_words, prompt_input, prompt_word
+from sessiond.errors import NotFound
 from sessiond.model.agent_session import (
     MARKER,
     STOPPED,
@@ -36,8 +38,6 @@ from sessiond.model.agent_session import (
 )
 from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, Processes, Told, Watched
 
-# The kernel takes no longer word in a command line, the closing NUL among it.
-_WORD_MAX: Final = 128 * 1024 - 1
 _DATABASE: Final = re.compile(r"opencode(-[A-Za-z0-9._-]+)?\.db")
 _MODEL: Final = re.compile(r"\w[\w.-]*/[^\s\x00]{1,200}")
 _NAMES: Final = ("opencode", ".opencode")
@@ -306,8 +306,7 @@ class Adapter:
 
     def resume(self, found: Found, wish: Wish) -> Plan:
         """By its id; the folder is that of the conversation, whatever folder it runs in."""
-        plan = self._plan(wish, ("--session", found.id))
-        return Plan(plan.argv, plan.environment, plan.input, found.id, "")
+        return replace(self._plan(wish, ("--session", found.id)), id=found.id, learn="")
 
     def identify(self, line: str) -> str | None:
         """Every event in its output names the conversation."""
@@ -327,24 +326,14 @@ class Adapter:
         return ""
 
     def _plan(self, wish: Wish, words: Sequence[str]) -> Plan:
-        if wish.model and not _MODEL.fullmatch(wish.model):
-            raise InvalidArgument(
-                "model_invalid",
-                f"{wish.model[:200]!r} is no model of OpenCode",
-                hint="models are PROVIDER/MODEL; `opencode models` shows them",
-                fields={"model": wish.model[:200]},
-            )
-        model = ("--model", wish.model) if wish.model else ()
+        hint = "models are PROVIDER/MODEL; `opencode models` shows them"
+        model = model_words(wish.model, _MODEL.fullmatch, hint)
         program = wish.command or (self.program,)
         if wish.print:
-            if not wish.prompt.strip():
-                raise InvalidArgument(
-                    "prompt_missing", "print mode answers a prompt, and there is none", hint="give a prompt"
-                )
             # As a word of the command line it would be recorded with quotes around it.
             argv = (*program, "run", "--format", "json", *model, *words)
-            return Plan(argv, input=wish.prompt.encode("utf-8", "replace"), learn="stdout")
-        prompt = (f"--prompt={_word(wish.prompt)}",) if wish.prompt else ()
+            return Plan(argv, input=prompt_input(wish.prompt), learn="stdout")
+        prompt = (prompt_word(wish.prompt, "--prompt="),) if wish.prompt else ()
         import secrets  # Late: it loads more than the rest of this, for what is seldom asked.
 
         # A port that the system chooses, for who knows the password: us.
@@ -352,17 +341,6 @@ class Adapter:
         return Plan(
             (*program, "--port", "0", *model, *words, *prompt), {control.PASSWORD: password}, learn="files"
         )
-
-
-def _word(prompt: str) -> str:
-    """A prompt that can be a word of a command line."""
-    if "\0" in prompt or len(prompt.encode("utf-8", "surrogatepass")) >= _WORD_MAX - len("--prompt="):
-        raise InvalidArgument(
-            "prompt_too_large",
-            "OpenCode takes a prompt as a word of its command line: 128 KiB at most, and no NUL",
-            hint="use print mode, or put it into a file and name that in the prompt",
-        )
-    return prompt
 
 
 def _executing(processes: Processes) -> Iterator[Process]:

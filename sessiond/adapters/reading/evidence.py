@@ -28,6 +28,21 @@ def handed_down(process: Process, adapter: str) -> bool:
     return bool(name) and name in process.environment
 
 
+_INTERPRETERS: Final = ("node", "bun", "deno", "python")
+# So many words of an interpreter's command line can name what it runs: it may be given options before.
+_WORDS: Final = 6
+
+
+def is_program(process: Process, word: str) -> bool:
+    """Whether a process is shown to be a program, by what it is called, what it executes, or what its
+    interpreter does: what files say of a pid may be meant to have somebody else's process ended."""
+    name = process.exe.rpartition("/")[2]
+    if process.comm.startswith(word) or name.startswith(word) or f"/{word}/" in process.exe:
+        return True
+    interpreted = name.startswith(_INTERPRETERS) or process.comm.startswith(_INTERPRETERS)
+    return interpreted and any(word in each for each in process.argv[1:_WORDS])
+
+
 def living(process: Process, turn: Turn | None = None, activity: str = "", reason: str = "") -> Life:
     """That this process has it open."""
     return Life(True, reason, process.pid, process.start_time, turn, activity)
