@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,11 +18,11 @@ import msgspec
 
 from sessiond.adapters.pi_files import ID_MAX, Header, Row, first_header, read_row, read_transcript
 from sessiond.adapters.reading.ends import malformed, read_small, unreadable
-from sessiond.adapters.reading.evidence import living
+from sessiond.adapters.reading.evidence import began_ns, handed_down, life_of, living, marked
 from sessiond.adapters.reading.stamps import Stamps
 from sessiond.adapters.starting import model_words, plain, prompt_input, prompt_word
 from sessiond.errors import NotFound
-from sessiond.model.agent_session import MARKER, STOPPED, Found, Life, Plan, Problem, Transcript, Wish
+from sessiond.model.agent_session import Found, Life, Plan, Problem, Transcript, Wish
 from sessiond.ports.discovery import (
     Clear,
     Evidence,
@@ -257,18 +256,12 @@ class Adapter:
 
     def is_alive(self, found: Found, processes: Processes) -> Life:
         """From the same look."""
-        evidence = self.evidence(processes)
-        if found.id in evidence.lives:
-            return evidence.lives[found.id]
-        for each in evidence.possible:
-            if each.cwd in ("", found.cwd):
-                return Life(None, each.reason, each.pid, each.start_time)
-        return STOPPED
+        return life_of(found, self.evidence(processes))
 
     def _may_have(self, process: Process, lives: dict[str, Life]) -> None:
         """Conversations of other folders: resumed by their file they leave the process in its own folder.
         What was not written since it began is not called possible: else each Pi would put all in doubt."""
-        began = _began_ns(process)
+        began = began_ns(process) - _SLACK_NS
         for row in self._rows.values():
             if row.found.cwd != process.cwd and row.mtime_ns >= began and row.found.id not in lives:
                 reason = (
@@ -290,18 +283,15 @@ class Adapter:
 
     def _marked(self, process: Process) -> str:
         """Id that our mark names; one that another agent handed down says nothing of this process."""
-        environment = process.environment
-        adapter, _, session = environment.get(MARKER, "").partition(":")
-        if adapter not in _BOTH or "PI_CODING_AGENT" in environment:
-            return ""
-        return session
+        adapter, session = marked(process)
+        return session if adapter in _BOTH and not handed_down(process, adapter) else ""
 
     def _tells(self, session: str, process: Process) -> bool:
         """Whether a conversation is this adapter's: the port shares the tree, and one of both tells of it.
         What is in no file yet is of whom our mark names, or Pi's."""
         if session in self._paths or session in self._others:
             return session in self._paths
-        named = process.environment.get(MARKER, "").partition(":")[0]
+        named, _ = marked(process)
         return self.name == (named if named in _BOTH else "pi")
 
     # ---- reading, starting ----------------------------------------------------------------------
@@ -409,9 +399,3 @@ def _executes_package(argv: Sequence[str]) -> bool:
     """Whether an interpreter runs Pi and has not named itself so yet."""
     script = next((word for word in argv[1:] if not word.startswith("-")), "")
     return os.path.basename(script) == "pi" or f"/{_PACKAGE}/" in script
-
-
-def _began_ns(process: Process) -> int:
-    """When a process began, by the clock that files are dated by; a little early."""
-    booted = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    return booted + process.start_time * (1_000_000_000 // os.sysconf("SC_CLK_TCK")) - _SLACK_NS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -15,7 +14,7 @@ from sessiond.adapters.codex import rollouts
 from sessiond.adapters.codex.index import Entry, Index
 from sessiond.adapters.codex.rollouts import Rollout
 from sessiond.adapters.reading import ends as files
-from sessiond.adapters.reading.evidence import executing, is_program, living
+from sessiond.adapters.reading.evidence import began_ns, executing, is_program, life_of, living
 from sessiond.adapters.reading.stamps import Stamps
 from sessiond.adapters.starting import model_words, prompt_input, prompt_word
 from sessiond.errors import NotFound, Unsupported
@@ -26,8 +25,8 @@ _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 # Of a transcript, so much is looked through for its last messages.
 _BACK: Final = 16 * 1024 * 1024
 _BLOCK: Final = 256 * 1024
-# Seconds: times of processes are in hundredths; what Codex begins with takes longer before its first turn.
-_SLACK: Final = 0.05
+# Times of processes are in hundredths of a second; what Codex begins with takes longer before its first turn.
+_SLACK_NS: Final = 50_000_000
 _LOCK: Final = ".lock"
 
 
@@ -267,8 +266,7 @@ class Adapter:
             life = self._by_lock(found.id, path, processes, {})
             if life is not None and life.alive:
                 return life
-        evidence = self.evidence(processes)
-        return evidence.lives.get(found.id, Life(None, evidence.unknown) if evidence.unknown else STOPPED)
+        return life_of(found, self.evidence(processes))
 
     def _lock_files(self) -> Iterator[tuple[str, str]]:
         """Raises OSError where the folder cannot be read."""
@@ -312,7 +310,7 @@ class Adapter:
         rollout = self._rollout(session)
         if rollout is None:
             return life
-        if rollout.turn_at is not None and rollout.turn_at.timestamp() + _SLACK < _began(process):
+        if rollout.turn_at is not None and rollout.turn_at.timestamp() * 1e9 + _SLACK_NS < began_ns(process):
             # The one that began this turn is gone; who has it open now waits for a prompt.
             return replace(life, turn=Turn.DONE, activity="")
         if rollout.escalated and rollout.turn is Turn.WORKING and not _runs(session, process, processes):
@@ -465,12 +463,6 @@ def _below(folder: str, depth: int, closed: dict[str, OSError]) -> Iterator[str]
 
 def _in_any(path: str, folders: Collection[str]) -> bool:
     return any(path.startswith(f"{each}/") for each in folders)
-
-
-def _began(process: Process) -> float:
-    """When a process began, in seconds since 1970."""
-    up = time.clock_gettime(time.CLOCK_BOOTTIME) - process.start_time / os.sysconf("SC_CLK_TCK")
-    return time.time() - up
 
 
 def _runs(session: str, process: Process, processes: Processes) -> bool:

@@ -13,11 +13,11 @@ import msgspec
 from sessiond.adapters.gemini import chats
 from sessiond.adapters.reading import ends as files
 from sessiond.adapters.reading import texts
-from sessiond.adapters.reading.evidence import handed_down, living
+from sessiond.adapters.reading.evidence import handed_down, life_of, living, marked
 from sessiond.adapters.reading.stamps import Stamps
 from sessiond.adapters.starting import model_words, prompt_input, prompt_word
 from sessiond.errors import InvalidArgument, NotFound, Unsupported
-from sessiond.model.agent_session import MARKER, Found, Life, Plan, Problem, Transcript, Wish
+from sessiond.model.agent_session import Found, Life, Plan, Problem, Transcript, Wish
 from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, Processes, Told, Watched
 
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
@@ -229,8 +229,8 @@ class Adapter:
         for pid, process in running.items():
             if pid in starters:
                 continue
-            adapter, _, session = process.environment.get(MARKER, "").partition(":")
-            if adapter == self.name and session and not handed_down(process, self.name):
+            adapter, session = marked(process)
+            if adapter == self.name and not handed_down(process, self.name):
                 lives[session] = living(process)
             else:
                 possible.append(
@@ -245,13 +245,7 @@ class Adapter:
 
     def is_alive(self, found: Found, processes: Processes) -> Life:
         """The same for one."""
-        evidence = self.evidence(processes)
-        if found.id in evidence.lives:
-            return evidence.lives[found.id]
-        for each in evidence.possible:
-            if not each.cwd or not found.cwd or each.cwd == found.cwd:
-                return Life(None, each.reason, each.pid, each.start_time)
-        return Life(False)
+        return life_of(found, self.evidence(processes))
 
     # ---- transcript -------------------------------------------------------------------------
 

@@ -26,7 +26,6 @@ class Record(msgspec.Struct):
     lastUpdated: Any = None
     kind: Any = None
     summary: Any = None
-    directories: Any = None
     messages: Any = None
     id: Any = None
     timestamp: Any = None

@@ -20,10 +20,10 @@ import msgspec
 from sessiond.adapters.openclaw.store import ADAPTER, Store, decode, is_id
 from sessiond.adapters.reading import texts
 from sessiond.adapters.reading.ends import read_small
-from sessiond.adapters.reading.evidence import is_program, living
+from sessiond.adapters.reading.evidence import is_program, life_of, living, marked
 from sessiond.adapters.starting import model_words, prompt_input
 from sessiond.errors import NotFound, Unsupported
-from sessiond.model.agent_session import MARKER, STOPPED, Found, Life, Plan, Problem, Transcript, Turn, Wish
+from sessiond.model.agent_session import Found, Life, Plan, Problem, Transcript, Turn, Wish
 from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, Processes, Told, Watched
 
 _DATABASE: Final = "openclaw-agent.sqlite"
@@ -163,9 +163,9 @@ class Adapter:
         if not holder.embedded:
             lives = self._in_gateway(process)
         else:
-            adapter, _, id = process.environment.get(MARKER, "").partition(":")
-            marked = id if adapter == self.name and is_id(id) else ""
-            for id in [marked] if marked else sorted(self._worked_on):
+            adapter, id = marked(process)
+            named = [id] if adapter == self.name and is_id(id) else []
+            for id in named or sorted(self._worked_on):
                 lives[id] = living(process)
             if not lives:
                 reason = f"openclaw (pid {process.pid}) runs one turn and does not tell of which session"
@@ -195,12 +195,7 @@ class Adapter:
 
     def is_alive(self, found: Found, processes: Processes) -> Life:
         """From the same look."""
-        evidence = self.evidence(processes)
-        if found.id in evidence.lives:
-            return evidence.lives[found.id]
-        for each in evidence.possible:
-            return Life(None, each.reason, each.pid, each.start_time)
-        return Life(None, evidence.unknown) if evidence.unknown else STOPPED
+        return life_of(found, self.evidence(processes))
 
     def _holder(self, processes: Processes) -> tuple[_Holder | None, str]:
         """Who holds the lock, or why that cannot be told."""

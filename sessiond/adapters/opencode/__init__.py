@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -22,12 +21,10 @@ from sessiond.adapters.opencode.database import Database
 from sessiond.adapters.opencode.rows import ADAPTER, decode, is_id
 from sessiond.adapters.opencode.storage import Storage
 from sessiond.adapters.reading.ends import read_small
-from sessiond.adapters.reading.evidence import handed_down, living
+from sessiond.adapters.reading.evidence import began_ns, handed_down, life_of, living, marked
 from sessiond.adapters.starting import model_words, prompt_input, prompt_word
 from sessiond.errors import NotFound
 from sessiond.model.agent_session import (
-    MARKER,
-    STOPPED,
     Found,
     Life,
     Plan,
@@ -45,7 +42,7 @@ _NAMES: Final = ("opencode", ".opencode")
 _INTERPRETERS: Final = ("bun", "node", "nodejs", "deno")
 _PACKAGES: Final = ("opencode-ai", "opencode-linux", "opencode-darwin", "@opencode-ai/")
 # The clock of the program and start times of processes, which go in hundredths of a second.
-_SLACK_MS: Final = 1000
+_SLACK_NS: Final = 1_000_000_000
 
 
 class _Package(msgspec.Struct):
@@ -244,13 +241,7 @@ class Adapter:
 
     def is_alive(self, found: Found, processes: Processes) -> Life:
         """From the same look."""
-        evidence = self.evidence(processes)
-        if found.id in evidence.lives:
-            return evidence.lives[found.id]
-        for each in evidence.possible:
-            if not each.cwd or each.cwd in (found.cwd, os.path.realpath(found.cwd)):
-                return Life(None, each.reason, each.pid, each.start_time)
-        return STOPPED
+        return life_of(found, self.evidence(processes))
 
     def _opened(self) -> set[str]:
         """Databases by the paths that processes have them open by."""
@@ -260,11 +251,11 @@ class Adapter:
     def _may_have(self, process: Process, lives: dict[str, Life]) -> None:
         """Conversations of other folders that were written since a process began: it can resume those too.
         Not of earlier ones: else each OpenCode would put all in doubt."""
-        began = _began_ms(process)
+        began = began_ns(process) - _SLACK_NS
         for id, found in self._found().items():
             if id in lives or found.updated_at is None or found.cwd == process.cwd:
                 continue
-            if found.updated_at.timestamp() * 1000 >= began:
+            if found.updated_at.timestamp() * 1e9 >= began:
                 reason = (
                     f"written since opencode (pid {process.pid}) began, which runs in "
                     f"{process.cwd or 'some folder'} but can have conversations of other folders open"
@@ -353,18 +344,11 @@ def _executing(processes: Processes) -> Iterator[Process]:
 
 def _marked(process: Process, holders: Sequence[Process]) -> str:
     """Id that our mark names. Who has it from another OpenCode that started it has another conversation."""
-    mark = process.environment.get(MARKER, "")
-    adapter, _, id = mark.partition(":")
+    mark = adapter, id = marked(process)
     if adapter != ADAPTER or not is_id(id) or handed_down(process, ADAPTER):
         return ""
     first = min(
-        (each for each in holders if each.environment.get(MARKER) == mark),
+        (each for each in holders if marked(each) == mark),
         key=lambda each: (each.start_time, each.pid),
     )
     return id if first.pid == process.pid else ""
-
-
-def _began_ms(process: Process) -> float:
-    """When a process began, in milliseconds since 1970; a little early."""
-    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return (booted + process.start_time / os.sysconf("SC_CLK_TCK")) * 1000 - _SLACK_MS

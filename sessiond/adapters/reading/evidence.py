@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
-from sessiond.model.agent_session import Life, Turn
-from sessiond.ports.discovery import Process, Processes
+from sessiond.model.agent_session import MARKER, STOPPED, Found, Life, Turn
+from sessiond.ports.discovery import Evidence, Process, Processes
 
 # What programs put into the environment of the tools that they run, by their adapters' names: who carries it
 # at its own start was started by such a program, and has every mark of that one from it.
@@ -48,16 +49,6 @@ def living(process: Process, turn: Turn | None = None, activity: str = "", reaso
     return Life(True, reason, process.pid, process.start_time, turn, activity)
 
 
-def lock_holder(processes: Processes, path: str) -> Process | None:
-    """Who holds the flock of a file; None where nobody does, or the file is gone. Raises OSError."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    pid = processes.lock_holders().get((status.st_dev, status.st_ino))
-    return None if pid is None else processes.get(pid)
-
-
 def executing(processes: Processes, names: Collection[str]) -> Iterator[Process]:
     """Those whose name or file of execution is one of these, whatever their command line says."""
     for process in processes.all():
@@ -65,15 +56,24 @@ def executing(processes: Processes, names: Collection[str]) -> Iterator[Process]
             yield process
 
 
-def descends(processes: Processes, pid: int, from_pid: int) -> bool:
-    """Whether a process is another's child, or a child of such."""
-    seen: set[int] = set()
-    while pid > 1 and pid not in seen:
-        if pid == from_pid:
-            return True
-        seen.add(pid)
-        process = processes.get(pid)
-        if process is None:
-            return False
-        pid = process.parent
-    return False
+def marked(process: Process) -> tuple[str, str]:
+    """The adapter and the conversation that our mark in its environment names, or nothing twice. Who was
+    started as another's tool has it from that one."""
+    adapter, _, session = process.environment.get(MARKER, "").partition(":")
+    return (adapter, session) if session else ("", "")
+
+
+def began_ns(process: Process) -> int:
+    """When a process began, by the clock that files are dated by; true to a hundredth of a second."""
+    booted = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return booted + process.start_time * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
+
+
+def life_of(found: Found, evidence: Evidence) -> Life:
+    """What evidence says of one conversation."""
+    if found.id in evidence.lives:
+        return evidence.lives[found.id]
+    for each in evidence.possible:
+        if not (each.cwd and found.cwd) or os.path.realpath(each.cwd) == os.path.realpath(found.cwd):
+            return Life(None, each.reason, each.pid, each.start_time)
+    return Life(None, evidence.unknown) if evidence.unknown else STOPPED
