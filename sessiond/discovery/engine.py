@@ -18,7 +18,7 @@ from sessiond.discovery.lives import Lives, prove, settle
 from sessiond.discovery.processes import LiveProcesses, read_stat
 from sessiond.discovery.watching import Watching
 from sessiond.errors import NotFound
-from sessiond.model.agent_session import STOPPED, Found, Problem
+from sessiond.model.agent_session import STOPPED, Found, Problem, is_proper_id
 from sessiond.ports.discovery import AgentAdapter, Evidence, Gone, Processes
 
 # Conversations in a frame: what the host decodes at a time.
@@ -216,7 +216,13 @@ class Engine:
         for count, told in enumerate(self._adapter.discover(changed)):
             self._sign()
             if isinstance(told, Found):
-                files[told.id] = told
+                if is_proper_id(told.id):
+                    files[told.id] = told
+                else:
+                    place = f"id {told.id[:80]!r}"
+                    problems[place] = Problem(
+                        told.adapter, "file_malformed", "no conversation is so called", place
+                    )
             elif isinstance(told, Gone):
                 files.pop(told.id, None)
             elif isinstance(told, Problem):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from sessiond.adapters.reading.evidence import handed_down
-from sessiond.model.agent_session import MARKER, STOPPED, Found, Life
+from sessiond.model.agent_session import MARKER, STOPPED, Found, Life, is_proper_id
 from sessiond.ports.discovery import Evidence, Possible, Process, Processes
 
 _INTERPRETERS = ("node", "bun", "deno", "python")
@@ -64,6 +64,8 @@ def settle(adapter: Program, evidence: Evidence, own: Mapping[str, str], process
     known: dict[str, Life] = {}
     folders: dict[str, str] = {}
     for session, life in evidence.lives.items():
+        if not is_proper_id(session):
+            continue
         proven = prove(life, processes)
         if proven is not None:
             known[session] = proven
@@ -119,7 +121,7 @@ def _further(
             agents.setdefault(session, process)
         if adapter.program and process.pid not in pids and _executes(process, adapter.program):
             name, _, session = process.environment.get(MARKER, "").partition(":")
-            if name == adapter.name and session and not _inner(adapter, process.pid, processes):
+            if name == adapter.name and is_proper_id(session) and not _inner(adapter, process.pid, processes):
                 carriers.setdefault(session, process)
     found = {**carriers, **agents}.items()
     return [(one, by) for one, by in found if one not in known or known[one].alive is None]

@@ -22,6 +22,20 @@ MARKER = "SESSIOND_AGENT_SESSION"
 INNER = "inner"
 
 
+ID_MAX = 256
+
+
+def is_proper_id(text: str) -> bool:
+    """Whether a conversation can be called so: ids come from files and environments that anybody wrote, go
+    into command lines and paths, and are shown. No option, no path, one word that can be read."""
+    return (
+        0 < len(text) <= ID_MAX
+        and text[0] not in "-."
+        and text.isprintable()
+        and not any(one in " /" for one in text)
+    )
+
+
 class AgentSessionStatus(StrEnum):
     """What it does, as far as evidence goes."""
 

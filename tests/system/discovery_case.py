@@ -23,9 +23,10 @@ from tests.system.product import HOME, SUPERVISOR, Product, until
 CLAUDE = f"{HOME}/.claude"
 CODEX = f"{HOME}/.codex"
 CONFIG = f"{HOME}/.config/sessiond/config.toml"
-# Registers the process that runs it as Claude Code does, then stays.
+# Registers the process that runs it as Claude Code does, under whose name, then stays.
 REGISTERED = """
 import json, os, sys, time
+open("/proc/self/comm", "w").write("claude")
 _, session, status, waiting = sys.argv
 stat = open("/proc/self/stat").read()
 entry = {"pid": os.getpid(), "sessionId": session, "cwd": os.getcwd(), "kind": "interactive",
@@ -39,9 +40,10 @@ os.rename(path + ".new", path)
 print(os.getpid(), flush=True)
 time.sleep(1000)
 """
-# Holds a conversation's lock as Codex does.
+# Holds a conversation's lock as Codex does, under whose name.
 LOCKING = """
 import fcntl, os, sys, time
+open("/proc/self/comm", "w").write("codex")
 folder = os.path.expanduser("~/.codex/thread-writer-locks")
 os.makedirs(folder, exist_ok=True)
 file = open(f"{folder}/{sys.argv[1]}.lock", "w")

@@ -462,7 +462,8 @@ def test_entries_of_other_processes_are_no_life(product: Product, programs: Prog
     request.spawn.environment["PATH"] = f"{HOME}/bin:/usr/bin:/bin"
     with product.client() as client, pytest.raises(SessiondError) as caught:
         client.call(client.discovery.ResumeAgentSession, request)
-    assert caught.value.code == "process_denied"
+    assert caught.value.code == "agent_session_unknown"
+    assert "not shown to be Claude Code" in caught.value.message
 
 
 def test_times_of_files_tell_nothing(product: Product, programs: Programs) -> None:

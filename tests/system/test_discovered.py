@@ -16,9 +16,10 @@ from sessiond.rpc._generated.v1 import discovery_pb2, system_pb2
 from tests.system.product import HOME, INSIDE_ROOTS, Product, until
 
 CLAUDE = f"{HOME}/.claude"
-# Registers the process that runs it as the program itself does, then stays.
+# Registers the process that runs it as the program itself does, under whose name, then stays.
 PROGRAM = """
 import json, os, sys, time
+open("/proc/self/comm", "w").write("claude")
 _, session, status, waiting = sys.argv
 stat = open("/proc/self/stat").read()
 entry = {"pid": os.getpid(), "sessionId": session, "cwd": os.getcwd(), "kind": "interactive",

@@ -24,6 +24,7 @@ from tests.unit.adapter_case import NOBODY, FakeProcess, FakeProcesses, found_by
 FIXTURES = Path(__file__).parent.parent / "fixtures/acp"
 PROGRAM = Path(__file__).parent / "acp_program.py"
 SPEAKS = (sys.executable, str(PROGRAM))
+RUNNER = ("python3", "-m", "sessiond", "acp", "--resume", "talked")
 WAIT = 60
 
 
@@ -98,7 +99,7 @@ def test_the_turn_is_where_the_journal_stands(
 def test_a_lock_shows_that_it_lives(adapter: Adapter, journals: Path) -> None:
     found = found_by(adapter)
     status = (journals / "talked.jsonl").stat()
-    process = FakeProcess(100)
+    process = FakeProcess(100, argv=RUNNER)
     processes = FakeProcesses(process, locks={(status.st_dev, status.st_ino): 100})
 
     assert adapter.is_alive(found["talked"], processes).pid == 100
@@ -113,7 +114,7 @@ def test_a_lock_on_another_device_counts_where_the_file_is_open(adapter: Adapter
     locks = {(99, path.stat().st_ino): 100}
 
     assert adapter.is_alive(found["talked"], FakeProcesses(FakeProcess(100), locks=locks)) == STOPPED
-    process = FakeProcess(100, open_files=[str(path)])
+    process = FakeProcess(100, argv=RUNNER, open_files=[str(path)])
     assert adapter.is_alive(found["talked"], FakeProcesses(process, locks=locks)).alive
 
 

@@ -122,7 +122,10 @@ def _locking_acp(home: Path) -> Processes:
     status = journal.lstat()
     if stat.S_ISREG(status.st_mode):
         _locked[home] = status.st_dev, status.st_ino
-    return FakeProcesses(FakeProcess(100, comm="python3"), locks={_locked[home]: 100})
+    return FakeProcesses(
+        FakeProcess(100, comm="python3", argv=("python3", "-m", "sessiond", "acp")),
+        locks={_locked[home]: 100},
+    )
 
 
 CASES += [

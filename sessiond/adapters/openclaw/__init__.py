@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import stat
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -236,6 +237,8 @@ class Adapter:
     def _lock_files(self) -> Iterator[str]:
         for folder in self._locks:
             try:
+                if folder == self._locks[1] and not _private(folder):
+                    continue
                 names = sorted(os.listdir(folder))
             except OSError:
                 continue
@@ -296,6 +299,15 @@ class Adapter:
         argv = (*(wish.command or (self.program,)), "agent", "--local", "--json", "--session-id", id, *model)
         input = prompt_input(wish.prompt, _PROMPT_MAX)
         return Plan((*argv, "--message-file", "/dev/stdin"), input=input, id=id)
+
+
+def _private(folder: str) -> bool:
+    """Whether nobody else can have put anything into a folder that lies among those of others. Raises
+    OSError."""
+    status = os.lstat(folder)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & stat.S_IWOTH:
+        return False
+    return not status.st_mode & stat.S_IWGRP or status.st_gid == os.getegid()
 
 
 def _existing(path: str) -> str:

@@ -14,11 +14,11 @@ from sessiond.adapters.reading.ends import irregular, stamp
 
 T = TypeVar("T")
 
-# Seconds: for a writer that holds the database, and for one reading of it in all.
+# Seconds: for a writer that holds the database, and for one reading of it in all, tries and all.
 _BUSY: Final = 0.25
 _MOST: Final = 2.0
-# Steps of SQLite's machine between two looks at the clock.
-_STEPS: Final = 10_000
+# Steps of SQLite's machine between two looks at the clock: each may look through a text of that length.
+_STEPS: Final = 1_000
 # No text of a program's own is longer; what is, would be all our memory.
 _LENGTH_MAX: Final = 64 * 1024 * 1024
 _TRIES: Final = 3
@@ -33,6 +33,7 @@ def read_database(path: str, work: Callable[[sqlite3.Connection], T]) -> T:
     Without a write-ahead log all is in the file itself, which is then read as one that does not change:
     otherwise SQLite would make a log and its index in the program's folder.
     """
+    until = time.monotonic() + _MOST
     for left in reversed(range(_TRIES)):
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -40,8 +41,11 @@ def read_database(path: str, work: Callable[[sqlite3.Connection], T]) -> T:
         logged = _logged(path)
         how = "mode=ro" if logged else "mode=ro&immutable=1"
         try:
-            with closing(_connect(path, how)) as connection:
+            with closing(_connect(path, how, until)) as connection:
                 answer = work(connection)
+        except UnicodeDecodeError as error:
+            # Not of values, of which any can be read: of what its tables and columns are called.
+            raise sqlite3.DatabaseError("names in it are no UTF-8") from error
         except sqlite3.DatabaseError:
             if logged or left == 0 or not _changed(path, status):
                 raise
@@ -94,7 +98,7 @@ def _changed(path: str, before: os.stat_result) -> bool:
     ) or _logged(path)
 
 
-def _connect(path: str, how: str) -> sqlite3.Connection:
+def _connect(path: str, how: str, until: float) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"file:{_escaped(os.path.abspath(path))}?{how}", uri=True, timeout=_BUSY, isolation_level=None
     )
@@ -102,7 +106,6 @@ def _connect(path: str, how: str) -> sqlite3.Connection:
         connection.row_factory = sqlite3.Row
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LENGTH_MAX)
-        until = time.monotonic() + _MOST
         connection.set_progress_handler(lambda: time.monotonic() > until, _STEPS)
         # What a hostile schema computes (views, triggers, defaults) may call nothing of ours.
         connection.execute("PRAGMA trusted_schema=0")

@@ -1,0 +1,152 @@
+"""Files, environments and processes that somebody made up to have the wrong thing shown, read or ended."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from sessiond.adapters import make_adapter
+from sessiond.discovery.lives import settle
+from sessiond.model.agent_session import MARKER, Life, is_proper_id
+from sessiond.ports.discovery import AgentAdapter, Evidence
+from tests.unit.adapter_case import FakeProcess, FakeProcesses, found_by
+
+UUID = "019ab000-1111-7222-8333-444444444444"
+CLAUDE_FIXTURE = "653c31de-a30b-4e8a-883b-b07d3b918c86"
+VICTIM = FakeProcess(4242, 77, "vim", "/usr/bin/vim", ("vim", "claude", "codex", "openclaw"))
+IMPROPER = [
+    "",
+    "-x",
+    "--dangerously",
+    ".",
+    "..",
+    "../../x",
+    "a/b",
+    "a b",
+    "a\nb",
+    "a\x1b[2J",
+    "\udcff",
+    "x" * 257,
+]
+
+
+def make(name: str, home: Path) -> AgentAdapter:
+    return make_adapter(name, {"HOME": str(home), "TMPDIR": str(home / "tmp")})
+
+
+def locked_by(path: Path, pid: int) -> dict[tuple[int, int], int]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.touch()
+    status = path.stat()
+    return {(status.st_dev, status.st_ino): pid}
+
+
+# ---- other people's processes ------------------------------------------------------------------
+
+
+def test_a_register_that_names_somebody_elses_process_does_not_make_it_its_own(tmp_path: Path) -> None:
+    entry = tmp_path / ".claude/sessions/4242.json"
+    entry.parent.mkdir(parents=True)
+    entry.write_text(json.dumps({"pid": 4242, "sessionId": UUID, "procStart": "77", "status": "idle"}))
+    adapter = make("claude-code", tmp_path)
+    list(adapter.discover(None))
+    [life] = adapter.evidence(FakeProcesses(VICTIM)).lives.values()
+    assert life.alive is None
+    assert "not shown to be Claude Code" in life.reason
+    # The program itself, by whichever way it is run.
+    for argv, comm, exe in (
+        (("claude",), "claude", "/home/user/.local/share/claude/versions/2.1.329"),
+        (("2.1.329",), "2.1.329", "/home/user/.local/share/claude/versions/2.1.329"),
+        (("node", "--no-warnings", "/x/@anthropic-ai/claude-code/cli.js"), "node", "/usr/bin/node"),
+    ):
+        itself = FakeProcess(4242, 77, comm, exe, argv)
+        assert adapter.evidence(FakeProcesses(itself)).lives[UUID].alive
+
+
+def test_a_lock_that_somebody_else_holds_does_not_make_it_codexs(tmp_path: Path) -> None:
+    adapter = make("codex", tmp_path)
+    locks = locked_by(tmp_path / f".codex/thread-writer-locks/{UUID}.lock", 4242)
+    [life] = adapter.evidence(FakeProcesses(VICTIM, locks=locks)).lives.values()
+    assert life.alive is None
+    assert "not shown to be Codex" in life.reason
+
+
+def test_a_journal_that_somebody_else_locks_is_not_held_by_its_runner(tmp_path: Path) -> None:
+    journal = tmp_path / ".local/state/sessiond/acp/talk.jsonl"
+    journal.parent.mkdir(parents=True)
+    journal.write_text('{"type":"session","version":1,"id":"talk","cwd":"/tmp","command":["x"]}\n')
+    adapter = make("acp", tmp_path)
+    found_by(adapter)
+    locks = locked_by(journal, 4242)
+    holder = FakeProcess(4242, 77, "flock", "/usr/bin/flock", ("flock", str(journal), "sleep", "9"))
+    life = adapter.evidence(FakeProcesses(holder, locks=locks)).lives["talk"]
+    assert life.alive is None
+    assert "not shown to be its runner" in life.reason
+
+
+def openclaw_lock(folder: Path, state: Path, **told: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    lock = {"pid": 4242, "startTime": 77, "role": "agent-embedded", "stateDir": str(state), **told}
+    (folder / "gateway.state.lock").write_text(json.dumps(lock))
+
+
+def test_a_lock_that_names_somebody_elses_process_does_not_make_it_openclaws(tmp_path: Path) -> None:
+    state = tmp_path / ".openclaw"
+    openclaw_lock(state / f"tmp/openclaw-{os.getuid()}", state)
+    adapter = make("openclaw", tmp_path)
+    evidence = adapter.evidence(FakeProcesses(VICTIM))
+    assert (dict(evidence.lives), list(evidence.possible)) == ({}, [])
+    assert "not shown to be OpenClaw" in evidence.unknown
+
+
+def test_a_lock_in_a_shared_folder_that_others_can_write_is_nobodys_word(tmp_path: Path) -> None:
+    state = tmp_path / ".openclaw"
+    shared = tmp_path / f"tmp/openclaw-{os.getuid()}"
+    openclaw_lock(shared, state)
+    adapter = make("openclaw", tmp_path)
+    processes = FakeProcesses(FakeProcess(4242, 77, "openclaw-agent", "/usr/bin/node"))
+    assert adapter.evidence(processes).possible
+    shared.chmod(0o777)
+    evidence = adapter.evidence(processes)
+    assert (list(evidence.possible), evidence.unknown) == ([], "")
+    # Nor is one that leads elsewhere.
+    shared.rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").chmod(0o700)
+    shared.symlink_to(tmp_path / "elsewhere")
+    assert not adapter.evidence(processes).possible
+
+
+# ---- ids ---------------------------------------------------------------------------------------
+
+
+class Program:
+    name, program = "opencode", "opencode"
+
+
+@pytest.mark.parametrize("id", IMPROPER)
+def test_what_is_no_id_is_none_whoever_says_it(id: str) -> None:
+    assert not is_proper_id(id)
+    marked = FakeProcess(9, 5, "opencode", environment={MARKER: f"opencode:{id}"})
+    processes = FakeProcesses(marked)
+    assert settle(Program(), Evidence(), {}, processes).known == {}
+    told = Evidence({id: Life(True, pid=9, start_time=5)})
+    assert settle(Program(), told, {}, FakeProcesses(FakeProcess(9, 5))).known == {}
+
+
+def test_ids_that_programs_use_are_proper() -> None:
+    for id in (UUID, "agent-a777abfe2215002c7", "ses_3f2a", "agent:main:x@y", "my-id_1.2", "2026-11-21T16"):
+        assert is_proper_id(id)
+
+
+@pytest.mark.parametrize("id", ["-x", "--dangerously-skip-permissions"])
+def test_a_transcript_that_is_named_as_an_option_is_none(tmp_path: Path, id: str) -> None:
+    project = tmp_path / ".claude/projects/-tmp"
+    project.mkdir(parents=True)
+    line = {"type": "user", "uuid": "u", "cwd": "/tmp", "message": {"role": "user", "content": "hello"}}
+    (project / f"{id}.jsonl").write_text(json.dumps(line) + "\n")
+    assert found_by(make("claude-code", tmp_path)) == {}
