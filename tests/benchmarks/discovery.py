@@ -380,7 +380,7 @@ async def _idle(stage: Stage, corpus: Corpus) -> list[Figure]:
             [full.memory],
             [empty.memory],
             Goal.NONE,
-            parts={"processes": float(full.processes)},
+            note=f"{full.processes} processes beside them, {empty.processes} beside none",
         ),
     ]
 
