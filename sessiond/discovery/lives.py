@@ -117,8 +117,11 @@ def _further(
     carriers: dict[str, Process] = {}
     # The oldest is the program itself, the others are what it started.
     for process in sorted(processes.all(), key=lambda one: (one.start_time, one.pid)):
-        if own and (session := own.get(process.mark, "")) and process.mark not in marks:
-            agents.setdefault(session, process)
+        if own and process.mark in own:
+            # Its mark may be older than what its agent went on to.
+            if process.mark not in marks:
+                agents.setdefault(own[process.mark], process)
+            continue
         if adapter.program and process.pid not in pids and _executes(process, adapter.program):
             name, _, session = process.environment.get(MARKER, "").partition(":")
             if name == adapter.name and is_proper_id(session) and not _inner(adapter, process.pid, processes):

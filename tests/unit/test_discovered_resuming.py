@@ -14,7 +14,7 @@ import pytest
 
 from sessiond.adapters import ADAPTERS
 from sessiond.errors import Conflict, InvalidArgument, NotFound, TimedOut, Unreachable
-from sessiond.model.agent_session import INNER, MARKER, STOPPED, Found, Life, Plan, Turn
+from sessiond.model.agent_session import INNER, MARKER, STOPPED, Found, Life, Message, Plan, Transcript, Turn
 from sessiond.rpc._generated.v1 import agents_pb2
 from sessiond.rpc._generated.v1 import discovery_pb2 as pb
 from sessiond.testing.fake_finder import FakeFinder
@@ -27,7 +27,8 @@ PROGRAM = Plan(("sh", "-c", "go on"), id="x")
 
 @pytest.fixture
 def finder() -> FakeFinder:
-    return FakeFinder(adapters=tuple(ADAPTERS), plans={"claude-code": PROGRAM})
+    said = {("claude-code", "x"): Transcript((Message("user", "begin"),))}
+    return FakeFinder(adapters=tuple(ADAPTERS), plans={"claude-code": PROGRAM}, transcripts=dict(said))
 
 
 @pytest.fixture
@@ -287,6 +288,7 @@ async def test_nothing_is_ended_that_could_not_be_resumed(base: Base, tmp_path: 
     base.put("outside", cwd=str(outside), life=FOREIGN)
     base.put("in-idle", cwd=str(base.made.parts.directory.get(idle).path), life=FOREIGN)
     base.put("nobody", life=Life(alive=True))
+    base.put("silent", life=FOREIGN)
     base.put("there", "codex", life=FOREIGN)
     await base.finder.read()
     base.finder.plans["codex"] = InvalidArgument("model_invalid", "no")
@@ -297,6 +299,7 @@ async def test_nothing_is_ended_that_could_not_be_resumed(base: Base, tmp_path: 
         ("outside", "session_missing"),
         ("in-idle", "session_not_running"),
         ("nobody", "agent_session_unknown"),
+        ("silent", "transcript_missing"),
         ("there", "model_invalid"),
         ("p", "adapter_not_installed"),
     ):

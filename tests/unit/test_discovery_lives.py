@@ -217,3 +217,12 @@ def test_one_within_our_own_agent_does_not_stand_for_the_agent() -> None:
     lives = settle(Pi(), evidence, {"s-a": "outer"}, Some(outer, inner))
     assert lives.of(Found("pi", "outer")).pid == 5
     assert lives.of(Found("pi", "inner")).pid == 7
+
+
+def test_what_our_agent_went_on_to_counts_and_not_the_mark_that_it_was_started_with() -> None:
+    process = OneProcess(5, mark="s-a", environment=marked("one"))
+    # Its registry is silent, as at its end.
+    lives = settle(ADAPTER, Evidence(), {"s-a": "two"}, Some(process))
+    assert lives.of(ONE) == STOPPED
+    assert lives.of(Found("prog-adapter", "two")).pid == 5
+    assert settle(ADAPTER, Evidence(), {"s-b": "two"}, Some(process)).of(ONE).pid == 5

@@ -357,7 +357,9 @@ class Discovered:
         """One looked at anew. Raises NotFound `agent_session_not_found`."""
         if self._told.get(row.key) is None:
             await self.look_at_agents()
-        else:
+            if (now := self._views.get(row.key)) is not None:
+                return now
+        if not row.pending:
             try:
                 found = await self.finder.is_alive(*row.key)
             except (Unreachable, TimedOut) as error:
@@ -367,15 +369,12 @@ class Discovered:
                 await self.finder.look(inner.adapter)
             if found is not None:
                 return self._views.join(found, age=0.0)
-        now = self._views.get(row.key)
-        if now is None or self._told.get(row.key) is not None:
-            raise NotFound(
-                "agent_session_not_found",
-                f"there is no agent session {row.found.id} any more",
-                hint="sessionctl discovered -a",
-                fields={"agent_session": row.found.id},
-            )
-        return now
+        raise NotFound(
+            "agent_session_not_found",
+            f"there is no agent session {row.found.id} any more",
+            hint="sessionctl discovered -a",
+            fields={"agent_session": row.found.id},
+        )
 
     async def _alive(self, key: Key) -> Found | None:
         try:

@@ -168,6 +168,7 @@ class Resuming:
         # All is checked before anything is ended: what cannot be resumed is better left running.
         plan, wish = await self._plan(row, spawn, wanted)
         await self._launching.check(adapter, spawn, plan)
+        await self._known.transcript(row, 1)
         ended = await self._known.finder.end(adapter, row.found, wanted.stop_timeout)
         row = await self._known.anew(row)
         if row.status.live:

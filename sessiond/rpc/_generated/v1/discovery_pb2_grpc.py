@@ -135,8 +135,10 @@ class DiscoveryServiceServicer:
 
     def LaunchAgentSession(self, request, context):
         """Starts a program's new conversation as an agent of a session. Answers when the init system has executed it.
-        Errors: those of SpawnAgent, INVALID_ARGUMENT adapter_unknown, model_invalid, prompt_missing,
-        prompt_too_large, NOT_FOUND adapter_not_installed, UNIMPLEMENTED adapter_cannot.
+        A call that is given up is carried out all the same: there is an agent with its conversation, or nothing.
+        Errors: those of SpawnAgent, INVALID_ARGUMENT adapter_unknown, adapter_disabled, model_invalid,
+        prompt_missing, prompt_invalid, prompt_too_large, request_invalid, NOT_FOUND adapter_not_installed,
+        UNIMPLEMENTED adapter_cannot.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,7 +148,9 @@ class DiscoveryServiceServicer:
         """Goes on with a conversation: types into its terminal where it runs in one of ours and waits for a prompt,
         otherwise starts its program again as an agent of a session.
         Errors: as LaunchAgentSession, FAILED_PRECONDITION agent_session_live (it runs elsewhere: take it over),
-        agent_session_busy, agent_session_unknown (whether it runs cannot be told).
+        agent_session_busy, agent_session_unknown (whether it runs cannot be told), session_missing,
+        INVALID_ARGUMENT cwd_outside, duration_invalid, NOT_FOUND path_missing, transcript_missing; a takeover ends
+        nothing where one of them is known before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
