@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
-from tests.agents import model_apis
+from tests.agents import model_answers, model_apis
 from tests.agents.model_apis import Answer, Ask, Body
 
 MODELS = ("claude-opus-4-5", "claude-sonnet-4-5", "claude-haiku-4-5", "gpt-5", "fake-model", "gemini-2.5-pro")
@@ -241,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"error": {"message": f"bad request: {error}"}}, 400)
             return
         path = urlsplit(self.path).path
-        api = model_apis.api_of(path)
+        api = model_answers.api_of(path)
         if api is not None:
             self._serve(api, api.ask(body, path), body)
         elif path == "/control/release":
@@ -277,13 +277,15 @@ class _Handler(BaseHTTPRequestHandler):
             raise ValueError("not a JSON object")  # noqa: TRY004  # as any other bad body
         return body
 
-    def _serve(self, api: model_apis.Api, ask: Ask, body: Body) -> None:
+    def _serve(self, api: model_answers.Api, ask: Ask, body: Body) -> None:
         model = self.server.model
         served = model.note(ask, self.path, body)
         said = model_apis.answer(ask)
         try:
             if said.status:
-                self._json(model_apis.failure(ask.api, said.status), said.status, {"x-should-retry": "false"})
+                self._json(
+                    model_answers.failure(ask.api, said.status), said.status, {"x-should-retry": "false"}
+                )
                 model.move(served, "failed")
                 return
             if ask.stream:
@@ -298,7 +300,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             model.move(served, "done")
 
-    def _stream(self, pieces: model_apis.Stream, said: Answer, served: Served) -> None:
+    def _stream(self, pieces: model_answers.Stream, said: Answer, served: Served) -> None:
         self.close_connection = True
         self._head(200, "text/event-stream")
         hold = said.hold
