@@ -17,10 +17,9 @@ PENDING = "agent:"
 # `ADAPTER:ID`.
 MARKER = "SESSIOND_AGENT_SESSION"
 
-# In ``Found.native``, `ADAPTER:ID` of the conversation of another program through which this one is held: both
-# are one, which is shown as this.
+# In ``Found.native``, `ADAPTER:ID` of the conversation of another program through which this one is held:
+# both are one, which is shown as this.
 INNER = "inner"
-
 
 ID_MAX = 256
 
