@@ -19,6 +19,8 @@ import msgspec
 from sessiond.adapters.pi_files import ID_MAX, Header, Row, first_header, read_row, read_transcript
 from sessiond.adapters.reading.ends import malformed, read_small, unreadable
 from sessiond.adapters.reading.evidence import began_ns, handed_down, life_of, living, marked
+from sessiond.adapters.reading.objects import decoded
+from sessiond.adapters.reading.packages import packaged_version
 from sessiond.adapters.reading.stamps import Stamps
 from sessiond.adapters.starting import model_words, plain, prompt_input, prompt_word
 from sessiond.errors import NotFound
@@ -49,9 +51,7 @@ class _Settings(msgspec.Struct):
     sessionDir: str = ""
 
 
-class _Package(msgspec.Struct):
-    name: str = ""
-    version: str = ""
+_SETTINGS: Final = msgspec.json.Decoder(_Settings)
 
 
 class Adapter:
@@ -318,15 +318,7 @@ class Adapter:
 
     def version(self, path: str) -> str:
         """From the package that the program is in."""
-        folder = os.path.dirname(os.path.realpath(path))
-        while folder != os.path.dirname(folder):
-            try:
-                package = msgspec.json.decode(read_small(os.path.join(folder, "package.json")), type=_Package)
-            except (OSError, msgspec.DecodeError, msgspec.ValidationError):
-                folder = os.path.dirname(folder)
-                continue
-            return package.version[:64] if package.name.endswith(_PACKAGE) else ""
-        return ""
+        return packaged_version(path, lambda name: name.endswith(_PACKAGE))
 
     def _path(self, found: Found) -> str:
         path = self._told.get(found.id) or found.native.get("path", "")
@@ -358,11 +350,11 @@ def _places(environment: Mapping[str, str]) -> tuple[str, str]:
     flat = _expand(environment.get("PI_CODING_AGENT_SESSION_DIR", ""), home)
     if not flat:
         try:
-            settings = msgspec.json.decode(read_small(os.path.join(agent, "settings.json")), type=_Settings)
-            flat = _expand(settings.sessionDir, home)
-        except (OSError, msgspec.DecodeError, msgspec.ValidationError):
-            # Not there, or not for us to judge: Pi itself says what is wrong with it.
-            flat = ""
+            settings = decoded(_SETTINGS, read_small(os.path.join(agent, "settings.json")))
+        except OSError:
+            settings = None
+        # What is not there or broken is not for us to judge: Pi itself says what is wrong with it.
+        flat = _expand(settings.sessionDir, home) if settings else ""
     return os.path.join(os.path.abspath(agent), "sessions"), flat
 
 

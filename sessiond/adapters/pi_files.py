@@ -21,6 +21,7 @@ from sessiond.adapters.reading.ends import (
     read_ends,
     tail_lines,
 )
+from sessiond.adapters.reading.objects import decoded, encoded
 from sessiond.adapters.reading.texts import (
     TOOL_MAX,
     absolute,
@@ -43,7 +44,6 @@ _HEAD_MORE: Final = 512 * 1024
 _TRANSCRIPT_FIRST: Final = 256 * 1024
 _TRANSCRIPT_MOST: Final = 16 * 1024 * 1024
 _ID: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
-_FAILED: Final = (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeError)
 
 
 class _Line(msgspec.Struct):
@@ -111,7 +111,7 @@ class Row:
 
 def first_header(line: bytes) -> Header | None:
     """The header that a line is; None where it is none. With an empty id it is one that cannot be used."""
-    entry = _decoded(line)
+    entry = decoded(_LINE, line)
     if entry is None or entry.type != "session":
         return None
     version = as_count(entry.version)
@@ -218,7 +218,7 @@ class _Story:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            entry = _decoded(line)
+            entry = decoded(_LINE, line)
             if entry is None:
                 # The last one may still be being written.
                 self.broken += number < len(lines)
@@ -233,7 +233,7 @@ class _Story:
         elif entry.type == "session_info":
             self.title = shorten(as_text(entry.name))
         elif entry.type == "message":
-            said = _said(entry.message)
+            said = decoded(_SAID, entry.message)
             if said is None:
                 self.broken += 1
             else:
@@ -275,7 +275,7 @@ def _header(ends: Ends) -> tuple[Header | None, Sequence[bytes]]:
     does."""
     lines = head_lines(ends)
     for number, line in enumerate(lines):
-        if line.strip() and _decoded(line) is not None:
+        if line.strip() and decoded(_LINE, line) is not None:
             return first_header(line), lines[number + 1 :]
     return None, ()
 
@@ -318,26 +318,9 @@ def _model(provider: object, model: object) -> str:
     return cut(shorten(full))[0]
 
 
-def _decoded(line: bytes) -> _Line | None:
-    try:
-        return _LINE.decode(line)
-    except _FAILED:
-        return None
-
-
-def _said(raw: msgspec.Raw) -> _Said | None:
-    try:
-        return _SAID.decode(raw)
-    except _FAILED:
-        return None
-
-
 def _texts(raw: msgspec.Raw) -> tuple[str, str, tuple[ToolUse, ...]]:
     """Text, thoughts and called tools of a message's content: a text, or blocks."""
-    try:
-        content = _ANY.decode(raw) if bytes(raw) else None
-    except _FAILED:
-        content = None
+    content = decoded(_ANY, raw)
     if isinstance(content, str):
         return content, "", ()
     texts: list[str] = []
@@ -357,11 +340,7 @@ def _texts(raw: msgspec.Raw) -> tuple[str, str, tuple[ToolUse, ...]]:
 
 
 def _called(block: dict[str, object]) -> ToolUse:
-    arguments = block.get("arguments")
-    try:
-        told = "" if arguments is None else msgspec.json.encode(arguments).decode()
-    except (*_FAILED, msgspec.EncodeError, ValueError):
-        told = ""
+    told = encoded(block.get("arguments"))
     id, name = shorten(as_text(block.get("id"))), shorten(as_text(block.get("name")))
     return ToolUse(cut(id)[0], cut(name)[0], cut(told, TOOL_MAX)[0])
 
@@ -372,7 +351,7 @@ def _messages(lines: Sequence[bytes]) -> tuple[list[Message], int]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        entry = _decoded(line)
+        entry = decoded(_LINE, line)
         if entry is None:
             broken += number < len(lines)
         else:
@@ -388,7 +367,7 @@ def _message(entry: _Line) -> Iterator[Message]:
         if text:
             yield Message("system", text, time=time, cut=was_cut)
         return
-    said = _said(entry.message) if entry.type == "message" else None
+    said = decoded(_SAID, entry.message) if entry.type == "message" else None
     if said is None:
         return
     text, thinking, tools = _texts(said.content)

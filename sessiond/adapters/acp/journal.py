@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sessiond.adapters.reading.objects import decoded
 from sessiond.errors import Conflict, InvalidArgument, NotFound, SessiondError
 from sessiond.paths import Paths, private_folder
 
@@ -52,10 +53,7 @@ _DECODER: Final = msgspec.json.Decoder(Line)
 
 def decode(line: bytes) -> Line | None:
     """A line, or None where it is none."""
-    try:
-        return _DECODER.decode(line)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeError):
-        return None
+    return decoded(_DECODER, line)
 
 
 def folder(environment: Mapping[str, str]) -> Path:

@@ -7,7 +7,6 @@ that process is watched shows that it does, when it wrote before does not.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Final
 from sessiond.adapters.claude_code import starting, transcript
 from sessiond.adapters.claude_code.finding import AGENT, Transcripts
 from sessiond.adapters.claude_code.registry import Entry, Registry
-from sessiond.adapters.reading.ends import read_small
+from sessiond.adapters.reading.packages import read_package
 from sessiond.model.agent_session import STOPPED, Found, Life, Plan, Problem, Transcript, Turn, Wish
 from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, Processes, Told, Watched
 
@@ -247,16 +246,10 @@ def _config_folder(environment: Mapping[str, str]) -> str:
 
 
 def _package_version(path: str) -> str:
-    try:
-        package = json.loads(read_small(path, 64 * 1024))
-    except (OSError, ValueError, RecursionError):
+    package = read_package(path)
+    if package is None or not (_PACKAGE.fullmatch(package.name) and _VERSION.fullmatch(package.version)):
         return ""
-    if not isinstance(package, dict):
-        return ""
-    name, version = package.get("name"), package.get("version")
-    if not isinstance(name, str) or not _PACKAGE.fullmatch(name) or not isinstance(version, str):
-        return ""
-    return version if _VERSION.fullmatch(version) else ""
+    return package.version
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from sessiond.adapters.claude_code.registry import is_id
+from sessiond.adapters.reading.objects import decoded
 from sessiond.adapters.starting import model_words, prompt_input, prompt_word
 from sessiond.errors import InvalidArgument, Unsupported
 from sessiond.model.agent_session import Plan, Wish
@@ -50,11 +51,8 @@ def plan_resume(session: str, parent: str, wish: Wish) -> Plan:
 
 def identify(line: str) -> str | None:
     """The id in a line of the output of print mode."""
-    try:
-        told = _LINE.decode(line)
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
-        return None
-    return told.session_id if told.session_id and is_id(told.session_id) else None
+    told = decoded(_LINE, line)
+    return told.session_id if told and told.session_id and is_id(told.session_id) else None
 
 
 class _Told(msgspec.Struct):

@@ -15,6 +15,8 @@ from sessiond.adapters.codex.index import Entry, Index
 from sessiond.adapters.codex.rollouts import Rollout
 from sessiond.adapters.reading import ends as files
 from sessiond.adapters.reading.evidence import began_ns, executing, is_program, life_of, living
+from sessiond.adapters.reading.objects import decoded
+from sessiond.adapters.reading.packages import VERSION_MAX, read_package
 from sessiond.adapters.reading.stamps import Stamps
 from sessiond.adapters.starting import model_words, prompt_input, prompt_word
 from sessiond.errors import NotFound, Unsupported
@@ -33,6 +35,9 @@ _LOCK: Final = ".lock"
 class _Started(msgspec.Struct):
     type: str = ""
     thread_id: str = ""
+
+
+_STARTED: Final = msgspec.json.Decoder(_Started)
 
 
 class Adapter:
@@ -387,27 +392,18 @@ class Adapter:
 
     def identify(self, line: str) -> str | None:
         """The id in the line that `codex exec --json` begins with."""
-        try:
-            started = msgspec.json.decode(line.encode("utf-8", "replace"), type=_Started)
-        except rollouts.BROKEN:
+        told = decoded(_STARTED, line.encode("utf-8", "replace"))
+        if told is None or told.type != "thread.started" or not rollouts.is_id(told.thread_id):
             return None
-        return (
-            started.thread_id
-            if started.type == "thread.started" and rollouts.is_id(started.thread_id)
-            else None
-        )
+        return told.thread_id
 
     def version(self, path: str) -> str:
         """From the package that the program lies in."""
         folder = os.path.dirname(os.path.realpath(path))
         for name in ("package.json", "codex-package.json"):
-            try:
-                told = msgspec.json.decode(files.read_small(os.path.join(os.path.dirname(folder), name)))
-            except (OSError, *rollouts.BROKEN):
-                continue
-            version = told.get("version") if isinstance(told, dict) else None
-            if isinstance(version, str):
-                return version[:64]
+            package = read_package(os.path.join(os.path.dirname(folder), name))
+            if package is not None and package.version:
+                return package.version[:VERSION_MAX]
         # Packages of other kinds have their version in the path (/opt/homebrew/Cellar/codex/0.169.0/bin).
         match = re.search(r"/codex/(\d+\.\d+\.\d+[^/]{0,32})/", folder + "/")
         return match[1] if match else ""

@@ -14,6 +14,8 @@ from sessiond.adapters.gemini import chats
 from sessiond.adapters.reading import ends as files
 from sessiond.adapters.reading import texts
 from sessiond.adapters.reading.evidence import handed_down, life_of, living, marked
+from sessiond.adapters.reading.objects import BROKEN, decoded
+from sessiond.adapters.reading.packages import VERSION_MAX, read_package
 from sessiond.adapters.reading.stamps import Stamps
 from sessiond.adapters.starting import model_words, prompt_input, prompt_word
 from sessiond.errors import InvalidArgument, NotFound, Unsupported
@@ -31,6 +33,9 @@ _RUNTIMES: Final = frozenset({"node", "nodejs", "bun"})
 class _Init(msgspec.Struct):
     type: str = ""
     session_id: str = ""
+
+
+_INIT: Final = msgspec.json.Decoder(_Init)
 
 
 class Adapter:
@@ -212,7 +217,7 @@ class Adapter:
     def _projects(self) -> list[str]:
         try:
             told = msgspec.json.decode(files.read_small(os.path.join(self._home, "projects.json")))
-        except (FileNotFoundError, *chats.BROKEN):
+        except (FileNotFoundError, *BROKEN):
             return []
         projects = told.get("projects") if isinstance(told, dict) else None
         return [each for each in projects if isinstance(each, str)] if isinstance(projects, dict) else []
@@ -325,22 +330,18 @@ class Adapter:
 
     def identify(self, line: str) -> str | None:
         """The id in the line that `--output-format stream-json` begins with."""
-        try:
-            told = msgspec.json.decode(line.encode("utf-8", "replace"), type=_Init)
-        except chats.BROKEN:
+        told = decoded(_INIT, line.encode("utf-8", "replace"))
+        if told is None or told.type != "init" or not _UUID.fullmatch(told.session_id):
             return None
-        return told.session_id if told.type == "init" and _UUID.fullmatch(told.session_id) else None
+        return told.session_id
 
     def version(self, path: str) -> str:
         """From the package that the program lies in."""
         folder = os.path.dirname(os.path.realpath(path))
         for _ in range(3):
-            try:
-                told = msgspec.json.decode(files.read_small(os.path.join(folder, "package.json")))
-            except (OSError, *chats.BROKEN):
-                told = None
-            if isinstance(told, dict) and isinstance(told.get("version"), str):
-                return str(told["version"])[:64]
+            package = read_package(os.path.join(folder, "package.json"))
+            if package is not None and package.version:
+                return package.version[:VERSION_MAX]
             folder = os.path.dirname(folder)
         return ""
 

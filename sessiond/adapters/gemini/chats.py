@@ -10,11 +10,10 @@ from typing import Any, Final
 import msgspec
 
 from sessiond.adapters.reading import texts
+from sessiond.adapters.reading.objects import BROKEN, decoded, encoded
 from sessiond.model.agent_session import Found, Message, ToolUse, Turn
 
 _HIDDEN: Final = ("<session_context>", "This is the Gemini CLI.", "<state_snapshot>")
-# What decoding a foreign line raises; the last where it is nested without end.
-BROKEN: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 class Record(msgspec.Struct):
@@ -65,12 +64,7 @@ class Chat:
 
 def record_of(line: bytes) -> Record | None:
     """A line decoded; None where it is none of Gemini CLI's."""
-    if not line:
-        return None
-    try:
-        return _RECORD.decode(line)
-    except BROKEN:
-        return None
+    return decoded(_RECORD, line) if line else None
 
 
 def take(chat: Chat, record: Record) -> None:
@@ -234,22 +228,15 @@ def _thoughts(thoughts: object) -> str:
 
 
 def _call(call: dict[Any, Any]) -> ToolUse:
-    content, _ = texts.cut(_json(call.get("args")), texts.TOOL_MAX)
+    content, _ = texts.cut(encoded(call.get("args")), texts.TOOL_MAX)
     return ToolUse(_short(call.get("id")), _short(call.get("name")), content)
 
 
 def _result(call: dict[Any, Any]) -> ToolUse:
     shown = call.get("resultDisplay")
-    content, _ = texts.cut(shown if isinstance(shown, str) else _json(call["result"]), texts.TOOL_MAX)
+    content, _ = texts.cut(shown if isinstance(shown, str) else encoded(call["result"]), texts.TOOL_MAX)
     return ToolUse(_short(call.get("id")), content=content, result=True, failed=call.get("status") == "error")
 
 
 def _short(value: object) -> str:
     return texts.shorten(texts.as_text(value))
-
-
-def _json(value: object) -> str:
-    try:
-        return "" if value is None else msgspec.json.encode(value).decode()
-    except BROKEN:
-        return ""

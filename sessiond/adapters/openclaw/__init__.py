@@ -16,12 +16,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
-
-from sessiond.adapters.openclaw.store import ADAPTER, Store, decode, is_id
+from sessiond.adapters.openclaw.store import ADAPTER, Store, is_id
 from sessiond.adapters.reading import texts
 from sessiond.adapters.reading.ends import read_small
 from sessiond.adapters.reading.evidence import is_program, life_of, living, marked
+from sessiond.adapters.reading.objects import decode_object
+from sessiond.adapters.reading.packages import packaged_version
 from sessiond.adapters.starting import model_words, prompt_input
 from sessiond.errors import NotFound, Unsupported
 from sessiond.model.agent_session import Found, Life, Plan, Problem, Transcript, Turn, Wish
@@ -33,11 +33,6 @@ _EMBEDDED: Final = "agent-embedded"
 _MODEL: Final = re.compile(r"[\w.][\w./:@+-]{0,199}")
 # Bytes of a prompt, by the program's own word.
 _PROMPT_MAX: Final = 4 * 1024 * 1024
-
-
-class _Package(msgspec.Struct):
-    name: str = ""
-    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +199,7 @@ class Adapter:
         for path in self._lock_files():
             lock: Mapping[str, object] = {}
             try:
-                lock = decode(read_small(path))
+                lock = decode_object(read_small(path))
             except OSError as error:
                 if isinstance(error, FileNotFoundError) and not os.path.islink(path):
                     continue
@@ -276,15 +271,7 @@ class Adapter:
 
     def version(self, path: str) -> str:
         """From the package that the program is in."""
-        folder = os.path.dirname(os.path.realpath(path))
-        while folder != os.path.dirname(folder):
-            try:
-                package = msgspec.json.decode(read_small(os.path.join(folder, "package.json")), type=_Package)
-            except (OSError, msgspec.MsgspecError, UnicodeError):
-                folder = os.path.dirname(folder)
-                continue
-            return package.version[:64] if package.name == self.program else ""
-        return ""
+        return packaged_version(path, lambda name: name == self.program)
 
     def _plan(self, wish: Wish, id: str) -> Plan:
         if not wish.print:

@@ -7,11 +7,10 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from sessiond.adapters.reading import texts
+from sessiond.adapters.reading.objects import Json, decode_object, encoded, inner
 from sessiond.adapters.reading.sqlite import database_stamp, read_database
 from sessiond.model.agent_session import Found, Message, Problem, ToolUse, Transcript, Turn
 
@@ -49,8 +48,6 @@ _USER: Final = 'instr(event_json, \'"role":"user"\')'
 _MESSAGE: Final = 'instr(event_json, \'"type":"message"\')'
 _HEADER: Final = "seq = 0"
 
-Json = Mapping[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -68,17 +65,6 @@ class _OtherFormat(sqlite3.DatabaseError):
 def is_id(value: object) -> bool:
     """Whether it can be the id of a session: it becomes a word of command lines."""
     return isinstance(value, str) and _ID.fullmatch(value) is not None
-
-
-def decode(data: object) -> Json:
-    """An object written as JSON; an empty one where it is none."""
-    if not isinstance(data, str | bytes):
-        return {}
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 class Store:
@@ -200,7 +186,7 @@ def _rows(connection: sqlite3.Connection, ids: tuple[str, ...]) -> list[Row]:
 
 
 def _row(row: sqlite3.Row, current: Mapping[object, object]) -> Row:
-    last = _inner(decode(row["last_message"]), "message")
+    last = inner(decode_object(row["last_message"]), "message")
     status = texts.as_text(row["status"])
     parent = row["fork_source_session_id"] or current.get(row["spawned_by"] or row["parent_session_key"])
     provider, model = texts.as_text(row["model_provider"]), texts.as_text(row["model"])
@@ -218,11 +204,11 @@ def _row(row: sqlite3.Row, current: Mapping[object, object]) -> Row:
     found = Found(
         adapter=ADAPTER,
         id=id,
-        cwd=texts.absolute(decode(row["header"]).get("cwd")),
+        cwd=texts.absolute(decode_object(row["header"]).get("cwd")),
         model=texts.shorten(f"{provider}/{model}" if provider and model else model),
         title=texts.shorten(title) if not title.endswith(id) else "",
-        first_prompt=texts.shorten(_said(_inner(decode(row["first_prompt"]), "message"))),
-        last_prompt=texts.shorten(_said(_inner(decode(row["last_prompt"]), "message"))),
+        first_prompt=texts.shorten(_said(inner(decode_object(row["first_prompt"]), "message"))),
+        last_prompt=texts.shorten(_said(inner(decode_object(row["last_prompt"]), "message"))),
         started_at=texts.from_milliseconds(row["created_at"]),
         updated_at=texts.from_milliseconds(row["updated_at"]),
         ended_at=texts.from_milliseconds(row["ended_at"]) if turn is Turn.DONE else None,
@@ -262,7 +248,7 @@ def _transcript(connection: sqlite3.Connection, path: str, session: str, tail: i
         if row["event_json"] is None:
             compressed += 1
             continue
-        event = decode(row["event_json"])
+        event = decode_object(row["event_json"])
         message = _message(event)
         if message is not None:
             messages.append(message)
@@ -274,7 +260,7 @@ def _transcript(connection: sqlite3.Connection, path: str, session: str, tail: i
 
 
 def _message(event: Json) -> Message | None:
-    data = _inner(event, "message")
+    data = inner(event, "message")
     role = {"user": "user", "assistant": "assistant", "toolResult": "tool", "system": "system"}.get(
         texts.as_text(data.get("role"))
     )
@@ -293,13 +279,13 @@ def _message(event: Json) -> Message | None:
         said, was_cut = "", was_cut | cut
     for item in _items(data):
         if item.get("type") == "toolCall":
-            content, cut = texts.cut(_encode(item.get("arguments")), texts.TOOL_MAX)
+            content, cut = texts.cut(encoded(item.get("arguments")), texts.TOOL_MAX)
             call = texts.cut(texts.as_text(item.get("id")), texts.SHORT)[0]
             tools.append(
                 ToolUse(id=call, name=texts.shorten(texts.as_text(item.get("name"))), content=content)
             )
             was_cut |= cut
-    usage = _inner(data, "usage")
+    usage = inner(data, "usage")
     return Message(
         role=role,
         text=said,
@@ -324,20 +310,6 @@ def _said(message: Json) -> str:
 def _items(message: Json) -> list[Json]:
     content = message.get("content")
     return [item for item in content if isinstance(item, dict)] if isinstance(content, list) else []
-
-
-def _inner(value: Json, name: str) -> Json:
-    got = value.get(name)
-    return got if isinstance(got, dict) else {}
-
-
-def _encode(value: object) -> str:
-    if value is None:
-        return ""
-    try:
-        return msgspec.json.encode(value).decode("utf-8", "replace")
-    except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError):
-        return ""
 
 
 def _number(value: object) -> int:

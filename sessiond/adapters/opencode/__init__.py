@@ -14,14 +14,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-import msgspec
-
 from sessiond.adapters.opencode import control
 from sessiond.adapters.opencode.database import Database
-from sessiond.adapters.opencode.rows import ADAPTER, decode, is_id
+from sessiond.adapters.opencode.rows import ADAPTER, is_id
 from sessiond.adapters.opencode.storage import Storage
-from sessiond.adapters.reading.ends import read_small
 from sessiond.adapters.reading.evidence import began_ns, handed_down, life_of, living, marked
+from sessiond.adapters.reading.objects import decode_object
+from sessiond.adapters.reading.packages import packaged_version
 from sessiond.adapters.starting import model_words, prompt_input, prompt_word
 from sessiond.errors import NotFound
 from sessiond.model.agent_session import (
@@ -43,11 +42,6 @@ _INTERPRETERS: Final = ("bun", "node", "nodejs", "deno")
 _PACKAGES: Final = ("opencode-ai", "opencode-linux", "opencode-darwin", "@opencode-ai/")
 # The clock of the program and start times of processes, which go in hundredths of a second.
 _SLACK_NS: Final = 1_000_000_000
-
-
-class _Package(msgspec.Struct):
-    name: str = ""
-    version: str = ""
 
 
 class Adapter:
@@ -301,20 +295,12 @@ class Adapter:
 
     def identify(self, line: str) -> str | None:
         """Every event in its output names the conversation."""
-        id = decode(line).get("sessionID")
+        id = decode_object(line).get("sessionID")
         return id if isinstance(id, str) and is_id(id) else None
 
     def version(self, path: str) -> str:
         """From the package that the program is in."""
-        folder = os.path.dirname(os.path.realpath(path))
-        while folder != os.path.dirname(folder):
-            try:
-                package = msgspec.json.decode(read_small(os.path.join(folder, "package.json")), type=_Package)
-            except (OSError, msgspec.MsgspecError, UnicodeError):
-                folder = os.path.dirname(folder)
-                continue
-            return package.version[:64] if package.name.startswith(_PACKAGES) else ""
-        return ""
+        return packaged_version(path, lambda name: name.startswith(_PACKAGES))
 
     def _plan(self, wish: Wish, words: Sequence[str]) -> Plan:
         hint = "models are PROVIDER/MODEL; `opencode models` shows them"

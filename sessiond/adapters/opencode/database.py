@@ -11,8 +11,6 @@ from typing import Any, Final
 from sessiond.adapters.opencode.rows import (
     ADAPTER,
     Row,
-    decode,
-    inner,
     is_id,
     message_of,
     model_of,
@@ -22,6 +20,7 @@ from sessiond.adapters.opencode.rows import (
     turn_of,
 )
 from sessiond.adapters.reading import texts
+from sessiond.adapters.reading.objects import decode_object, inner
 from sessiond.adapters.reading.sqlite import database_stamp, read_database
 from sessiond.model.agent_session import Found, Message, Problem, Turn
 
@@ -205,10 +204,10 @@ def _rows(connection: sqlite3.Connection, ids: Sequence[str], there: set[str]) -
 
 
 def _row(connection: sqlite3.Connection, row: sqlite3.Row) -> Row:
-    last = decode(row["last_data"])
+    last = decode_object(row["last_data"])
     parts: list[Mapping[str, Any]] = []
     if last.get("role") == "assistant" and turn_of(last, ())[0] is Turn.WORKING:
-        parts = [decode(each[0]) for each in connection.execute(_PARTS, (row["last_id"],))]
+        parts = [decode_object(each[0]) for each in connection.execute(_PARTS, (row["last_id"],))]
     turn, activity = turn_of(last, parts)
     cached = (row["tokens_cache_read"], row["tokens_cache_write"])
     native = {
@@ -229,10 +228,10 @@ def _row(connection: sqlite3.Connection, row: sqlite3.Row) -> Row:
         adapter=ADAPTER,
         id=row["id"],
         cwd=texts.absolute(row["directory"]) or texts.absolute(inner(last, "path").get("cwd")),
-        model=model_of(decode(row["model"]), last),
+        model=model_of(decode_object(row["model"]), last),
         title=texts.shorten(title),
-        first_prompt=prompt_of(decode(row["first_prompt"])),
-        last_prompt=prompt_of(decode(row["last_prompt"])),
+        first_prompt=prompt_of(decode_object(row["first_prompt"])),
+        last_prompt=prompt_of(decode_object(row["last_prompt"])),
         started_at=texts.from_milliseconds(row["time_created"]),
         updated_at=texts.from_milliseconds(row["time_updated"]),
         tokens_in=sent(row["tokens_input"], *cached),
@@ -257,7 +256,7 @@ def _messages(connection: sqlite3.Connection, session: str, tail: int) -> tuple[
     messages: list[Message] = []
     for row in reversed(rows[:tail]):
         parts = connection.execute("SELECT data FROM part WHERE message_id = ? ORDER BY id", (row["id"],))
-        message = message_of(decode(row["data"]), [decode(part[0]) for part in parts])
+        message = message_of(decode_object(row["data"]), [decode_object(part[0]) for part in parts])
         if message is not None:
             messages.append(message)
     return messages, len(rows) > tail

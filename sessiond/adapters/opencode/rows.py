@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from sessiond.adapters.reading import texts
+from sessiond.adapters.reading.objects import Json, encoded, inner
 from sessiond.model.agent_session import Found, Message, ToolUse, Turn
 
 ADAPTER: Final = "opencode"
-_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,127}")
 _FORK: Final = re.compile(r"(?s)(.*) \(fork #([0-9]{1,6})\)")
 _RUNNING: Final = ("running", "pending")
 # An assistant message that ends so is followed by another.
 _GOES_ON: Final = ("tool-calls", "unknown")
-
-Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +34,6 @@ class Row:
 def is_id(value: object) -> bool:
     """Whether it can be an id of the program's: it becomes part of paths and command lines."""
     return isinstance(value, str) and _ID.fullmatch(value) is not None
-
-
-def decode(data: object) -> Json:
-    """An object written as JSON; an empty one where it is none."""
-    if not isinstance(data, str | bytes):
-        return {}
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def inner(value: Json, name: str) -> Json:
-    """An object inside of one; an empty one where there is none."""
-    got = value.get(name)
-    return got if isinstance(got, dict) else {}
 
 
 def model_of(*told: Json) -> str:
@@ -170,7 +150,7 @@ def _tool(part: Json) -> tuple[list[ToolUse], bool]:
     state = inner(part, "state")
     call = texts.cut(texts.as_text(part.get("callID")), texts.SHORT)[0]
     name = texts.shorten(texts.as_text(part.get("tool")))
-    given, was_cut = texts.cut(_encode(state.get("input")), texts.TOOL_MAX)
+    given, was_cut = texts.cut(encoded(state.get("input")), texts.TOOL_MAX)
     uses = [ToolUse(id=call, name=name, content=given)]
     status = state.get("status")
     if status in ("completed", "error"):
@@ -179,12 +159,3 @@ def _tool(part: Json) -> tuple[list[ToolUse], bool]:
         uses.append(ToolUse(id=call, content=got, result=True, failed=failed))
         was_cut |= cut
     return uses, was_cut
-
-
-def _encode(value: object) -> str:
-    if value is None:
-        return ""
-    try:
-        return msgspec.json.encode(value).decode("utf-8", "replace")
-    except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError):
-        return ""
