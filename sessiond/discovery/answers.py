@@ -7,7 +7,7 @@ from typing import Any
 
 from sessiond.discovery import wire
 from sessiond.errors import SessiondError, Unreachable, Unsupported
-from sessiond.model.agent_session import Probe
+from sessiond.model.agent_session import Probe, is_proper_id
 from sessiond.ports.discovery import AgentAdapter
 
 
@@ -38,7 +38,8 @@ def answer_plainly(adapter: AgentAdapter, question: wire.Question) -> Any:
         case wire.Launch(wish):
             return adapter.launch(wish)
         case wire.Identify(line):
-            return adapter.identify(line)
+            found = adapter.identify(line)
+            return found if found is not None and is_proper_id(found) else None
         case wire.Search(search_path):
             return _search(adapter, search_path)
     raise Unsupported("adapter_cannot", f"{type(question).__name__} needs what was found")

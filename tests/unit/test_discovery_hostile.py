@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
 import json
 import os
+import socket
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from sessiond.adapters import make_adapter
+from sessiond.adapters.opencode import control
 from sessiond.discovery.lives import settle
+from sessiond.errors import InvalidArgument
 from sessiond.model.agent_session import MARKER, Life, is_proper_id
+from sessiond.model.conversation import Choice
 from sessiond.ports.discovery import AgentAdapter, Evidence
+from sessiond.supervisor.discovered.paging import Pages
 from tests.unit.adapter_case import FakeProcess, FakeProcesses, found_by
 
 UUID = "019ab000-1111-7222-8333-444444444444"
@@ -150,3 +159,57 @@ def test_a_transcript_that_is_named_as_an_option_is_none(tmp_path: Path, id: str
     line = {"type": "user", "uuid": "u", "cwd": "/tmp", "message": {"role": "user", "content": "hello"}}
     (project / f"{id}.jsonl").write_text(json.dumps(line) + "\n")
     assert found_by(make("claude-code", tmp_path)) == {}
+
+
+# ---- ports -------------------------------------------------------------------------------------
+
+
+class Trickling:
+    """Serves on the loopback: a byte of an answer now and then, for ever."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.over = threading.Event()
+        self._answer = answer
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        connection, _ = self.socket.accept()
+        with connection, suppress(OSError):
+            for each in itertools.cycle(self._answer):
+                connection.sendall(bytes([each]))
+                if self.over.wait(0.01):
+                    return
+
+    def close(self) -> None:
+        self.over.set()
+        self._thread.join()
+        self.socket.close()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nx: " + b"y" * 60_000, b"HTTP/1.1 100 go\r\n\r\n"])
+def test_a_port_that_trickles_is_not_waited_for(answer: bytes) -> None:
+    trickling = Trickling(answer)
+    try:
+        assert control.ask(FakeProcess(os.getpid(), 1)) is None
+        assert not trickling.over.is_set()
+    finally:
+        trickling.close()
+
+
+# ---- requests ----------------------------------------------------------------------------------
+
+
+def test_a_page_token_that_is_nested_without_end_is_none_of_ours() -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    token = f'["a","b",1,"2026-01-01T00:00:00+00:00","codex","x",{deep}]'.encode()
+    with pytest.raises(InvalidArgument) as caught:
+        Pages(lambda _: None).next(Choice(), [], 1, base64.urlsafe_b64encode(token).decode())
+    assert caught.value.code == "page_token_invalid"
+
+
+def test_an_output_that_tells_an_option_for_an_id_tells_none(tmp_path: Path) -> None:
+    line = json.dumps({"type": "text", "sessionID": "--print-logs"})
+    assert make("opencode", tmp_path).identify(line) is None
+    assert make("opencode", tmp_path).identify(line.replace("--print-logs", "ses_1")) == "ses_1"

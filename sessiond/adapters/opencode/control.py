@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 import socket
 import struct
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -92,7 +93,12 @@ def _get(host: str, port: int, path: str, headers: Mapping[str, str], until: flo
     if left <= 0:
         return None
     connection = http.client.HTTPConnection(host, port, timeout=left)
+    opened: socket.socket | None = None
     try:
+        connection.connect()
+        opened = connection.sock
+        # Its own limit is for each piece: who sends a byte now and then would be waited for without end.
+        connection.sock = cast(socket.socket, _Clocked(opened, until))
         connection.request("GET", path, headers=dict(headers))
         response = connection.getresponse()
         if response.status != http.client.OK:
@@ -107,6 +113,43 @@ def _get(host: str, port: int, path: str, headers: Mapping[str, str], until: flo
         return None
     finally:
         connection.close()
+        if opened is not None:
+            opened.close()
+
+
+class _Clocked:
+    """A socket that is read from until a moment, whatever trickles in."""
+
+    def __init__(self, connection: socket.socket, until: float) -> None:
+        self._socket = connection
+        self._until = until
+
+    def sendall(self, data: bytes) -> None:
+        """As the socket's own."""
+        self._socket.sendall(data)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What comes."""
+        return io.BufferedReader(_Clock(self._socket, self._until))
+
+    def close(self) -> None:
+        """Nothing: what was announced is still to be read from it."""
+
+
+class _Clock(io.RawIOBase):
+    def __init__(self, connection: socket.socket, until: float) -> None:
+        self._socket = connection
+        self._until = until
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("it takes too long")
+        self._socket.settimeout(left)
+        return self._socket.recv_into(buffer)
 
 
 def _same_network(pid: int) -> bool:

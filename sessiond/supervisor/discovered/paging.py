@@ -97,7 +97,7 @@ def _read(text: str) -> tuple[_Token, tuple[datetime, str, str]]:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         token = msgspec.json.decode(raw, type=_Token)
         when = datetime.fromisoformat(token.time).astimezone(UTC)
-    except (ValueError, OverflowError, msgspec.MsgspecError) as error:
+    except (ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise _invalid("it was not made here") from error
     return token, (when, token.adapter, token.id)
 
