@@ -99,25 +99,7 @@ class Adapter:
             if changed is None or any(
                 each.startswith(path) or path.startswith(f"{each}/") for each in changed
             ):
-                yield from self._store(store, changed is None)
-
-    def _store(self, store: Store, whole: bool) -> Iterator[Told]:
-        before = store.problem
-        told: set[str] = set()
-        for rows, gone in store.refresh():
-            for row in rows:
-                told.add(row.found.id)
-                yield from self._tell(row.found, store.path)
-            for id in gone:
-                yield from self._gone(id, store.path)
-        if whole:
-            for id, row in store.rows.items():
-                if id not in told:
-                    yield from self._tell(row.found, store.path)
-        if store.problem is not None:
-            yield store.problem
-        elif before is not None:
-            yield Clear(store.path)
+                yield from store.discover(changed is None, self._tell, self._gone)
 
     def _tell(self, found: Found, path: str) -> Iterator[Told]:
         """Of two agents with the same id, the first."""

@@ -10,8 +10,9 @@ from functools import partial
 from typing import Final
 
 from sessiond.adapters.reading import texts
+from sessiond.adapters.reading.databases import Database, columns_of
 from sessiond.adapters.reading.objects import Json, decode_object, encoded, inner
-from sessiond.adapters.reading.sqlite import database_stamp, read_database
+from sessiond.adapters.reading.sqlite import read_database
 from sessiond.model.agent_session import Found, Message, Problem, ToolUse, Transcript, Turn
 
 ADAPTER: Final = "openclaw"
@@ -55,11 +56,6 @@ class Row:
 
     found: Found
     updated: int
-    running: bool
-
-
-class _OtherFormat(sqlite3.DatabaseError):
-    """The tables are not those that are known."""
 
 
 def is_id(value: object) -> bool:
@@ -67,39 +63,14 @@ def is_id(value: object) -> bool:
     return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
-class Store:
-    """One agent's database. ``rows`` is the last good answer, ``problem`` what keeps it from being the
-    present one."""
+class Store(Database[Row]):
+    """One agent's database."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
-        self.rows: dict[str, Row] = {}
-        self.problem: Problem | None = None
+        super().__init__(ADAPTER, path)
         self.written: set[str] = set()
         """Ids of what was seen to change since it was read first; for the reader to clear."""
-        self._seen: tuple[object, ...] | None = None
         self._known = False
-
-    def refresh(self) -> Iterator[tuple[list[Row], list[str]]]:
-        """What changed since the last time, and ids of what is gone. Opens nothing where file and log are as
-        they were."""
-        seen = database_stamp(self.path)
-        if seen is not None and seen == self._seen:
-            return
-        self._seen = None
-        try:
-            yield from self._read()
-        except _OtherFormat as error:
-            self.problem = Problem(ADAPTER, "format_newer", str(error), self.path)
-        except sqlite3.OperationalError as error:
-            reason = "reading it takes too long" if "interrupted" in str(error) else str(error)
-            self.problem = Problem(ADAPTER, "file_unreadable", reason, self.path)
-        except sqlite3.Error as error:
-            self.problem = Problem(ADAPTER, "file_malformed", str(error), self.path)
-        except OSError as error:
-            self.problem = Problem(ADAPTER, "file_unreadable", error.strerror or str(error), self.path)
-        else:
-            self._seen = seen
 
     def transcript(self, session: str, tail: int) -> Transcript:
         """The last messages of one conversation. Raises OSError, sqlite3.Error."""
@@ -126,24 +97,11 @@ class Store:
             self.rows.update((row.found.id, row) for row in read)
             yield read, []
         self._known = True
-        self.problem = None
-        if odd:
-            reason = f"{odd} sessions in it have no usable id and are left out"
-            self.problem = Problem(ADAPTER, "file_malformed", reason, self.path)
-
-
-def _tables(connection: sqlite3.Connection) -> dict[str, set[str]]:
-    got: dict[str, set[str]] = {}
-    for table, needed in _NEEDED.items():
-        got[table] = {row["name"] for row in connection.execute(f"PRAGMA table_info({table})")}
-        missing = needed - got[table]
-        if missing:
-            raise _OtherFormat(f"its table {table} has no {', '.join(sorted(missing))}")
-    return got
+        self._well(odd)
 
 
 def _outline(connection: sqlite3.Connection) -> tuple[dict[str, int], int]:
-    _tables(connection)
+    columns_of(connection, _NEEDED)
     outline: dict[str, int] = {}
     odd = 0
     for row in connection.execute("SELECT session_id, updated_at FROM session_windows ORDER BY created_at"):
@@ -155,7 +113,7 @@ def _outline(connection: sqlite3.Connection) -> tuple[dict[str, int], int]:
 
 
 def _rows(connection: sqlite3.Connection, ids: tuple[str, ...]) -> list[Row]:
-    there = _tables(connection)
+    there = columns_of(connection, _NEEDED)
     columns = [f"w.{name}" if name in there["session_windows"] else f"NULL AS {name}" for name in _WINDOW]
     columns += [f"n.{name}" if name in there["session_nodes"] else f"NULL AS {name}" for name in _NODE]
     columns += [
@@ -217,7 +175,7 @@ def _row(row: sqlite3.Row, current: Mapping[object, object]) -> Row:
         activity=activity,
         native=native,
     )
-    return Row(found, _number(row["updated_at"]), status == "running")
+    return Row(found, _number(row["updated_at"]))
 
 
 def _turn(status: str, last: Json) -> tuple[Turn, str]:
@@ -235,7 +193,7 @@ def _turn(status: str, last: Json) -> tuple[Turn, str]:
 
 
 def _transcript(connection: sqlite3.Connection, path: str, session: str, tail: int) -> Transcript:
-    _tables(connection)
+    columns_of(connection, _NEEDED)
     # Compressed events may be messages too.
     rows = connection.execute(
         "SELECT event_json FROM transcript_events WHERE session_id = ? "  # noqa: S608

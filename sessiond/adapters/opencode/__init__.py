@@ -94,27 +94,9 @@ class Adapter:
         for path in paths:
             database = self._databases.setdefault(path, Database(path))
             if changed is None or path in changed or f"{path}-wal" in changed or self._folder in changed:
-                yield from self._database(database, changed is None)
+                yield from database.discover(changed is None, self._tell, self._gone)
         if changed is None or any(each.startswith(self._storage.sessions) for each in changed):
             yield from self._files(None if changed is None else set(changed))
-
-    def _database(self, database: Database, whole: bool) -> Iterator[Told]:
-        before = database.problem
-        told: set[str] = set()
-        for rows, gone in database.refresh():
-            for row in rows:
-                told.add(row.found.id)
-                yield from self._tell(row.found, database.path)
-            for id in gone:
-                yield from self._gone(id, database.path)
-        if whole:
-            for id, row in database.rows.items():
-                if id not in told:
-                    yield from self._tell(row.found, database.path)
-        if database.problem is not None:
-            yield database.problem
-        elif before is not None:
-            yield Clear(database.path)
 
     def _files(self, changed: set[str] | None) -> Iterator[Told]:
         """The files of older releases: those that changed, or all of them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -19,10 +19,11 @@ from sessiond.adapters.opencode.rows import (
     sent,
     turn_of,
 )
-from sessiond.adapters.reading import texts
+from sessiond.adapters.reading import databases, texts
+from sessiond.adapters.reading.databases import columns_of
 from sessiond.adapters.reading.objects import decode_object, inner
-from sessiond.adapters.reading.sqlite import database_stamp, read_database
-from sessiond.model.agent_session import Found, Message, Problem, Turn
+from sessiond.adapters.reading.sqlite import read_database
+from sessiond.model.agent_session import Found, Message, Turn
 
 # So many conversations are read at once: each reading has a deadline of its own, and each is progress.
 _BATCH: Final = 250
@@ -70,40 +71,13 @@ _PROMPT: Final = 'instr(data, \'"type":"text"\') AND NOT instr(data, \'"syntheti
 _PARTS: Final = "SELECT data FROM part WHERE message_id = ? ORDER BY id DESC LIMIT 20"
 
 
-class _OtherFormat(sqlite3.DatabaseError):
-    """The tables are not those that are known."""
-
-
-class Database:
-    """One file. ``rows`` is the last good answer, ``problem`` what keeps it from being the present one."""
+class Database(databases.Database[Row]):
+    """One file."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
-        self.rows: dict[str, Row] = {}
-        self.problem: Problem | None = None
-        self._seen: tuple[object, ...] | None = None
+        super().__init__(ADAPTER, path)
         self._messages = 0
         self._firsts: dict[int, set[str]] = {}
-
-    def refresh(self) -> Iterator[tuple[list[Row], list[str]]]:
-        """What changed since the last time, and ids of what is gone, in batches. Opens nothing where file and
-        log are as they were."""
-        seen = database_stamp(self.path)
-        if seen is not None and seen == self._seen:
-            return
-        self._seen = None
-        try:
-            yield from self._read()
-        except _OtherFormat as error:
-            self.problem = Problem(ADAPTER, "format_newer", str(error), self.path)
-        except sqlite3.OperationalError as error:
-            self.problem = Problem(ADAPTER, "file_unreadable", _why(error), self.path)
-        except sqlite3.Error as error:
-            self.problem = Problem(ADAPTER, "file_malformed", str(error), self.path)
-        except OSError as error:
-            self.problem = Problem(ADAPTER, "file_unreadable", error.strerror or str(error), self.path)
-        else:
-            self._seen = seen
 
     def messages(self, session: str, tail: int) -> tuple[list[Message], bool]:
         """The last messages of one conversation, and whether there are more. Raises OSError,
@@ -133,10 +107,7 @@ class Database:
             read = read_database(self.path, partial(_rows, ids=batch, there=columns))
             yield [self._take(row) for row in read], []
         self._messages = newest
-        self.problem = None
-        if odd:
-            reason = f"{odd} conversations in it have no usable id and are left out"
-            self.problem = Problem(ADAPTER, "file_malformed", reason, self.path)
+        self._well(odd)
 
     def _take(self, row: Row) -> Row:
         self._forget(row.found.id)
@@ -158,29 +129,12 @@ class Database:
                 del self._firsts[row.first_message]
 
 
-def _why(error: sqlite3.OperationalError) -> str:
-    if "interrupted" in str(error):
-        return "reading it takes too long"
-    return str(error)
-
-
-def _tables(connection: sqlite3.Connection) -> set[str]:
-    """Which of the columns of conversations there are. Raises _OtherFormat."""
-    got: dict[str, set[str]] = {}
-    for table, needed in _NEEDED.items():
-        got[table] = {row["name"] for row in connection.execute(f"PRAGMA table_info({table})")}
-        missing = needed - got[table]
-        if missing:
-            raise _OtherFormat(f"its table {table} has no {', '.join(sorted(missing))}")
-    return got["session"]
-
-
 def _outline(
     connection: sqlite3.Connection, newest: int
-) -> tuple[dict[str, int], set[str], int, int, set[str]]:
+) -> tuple[dict[str, int], set[str], int, int, Collection[str]]:
     """Each conversation with the time of its last change, those with messages that were added since one,
     the newest message, how many have no usable id, and the columns."""
-    columns = _tables(connection)
+    columns = columns_of(connection, _NEEDED)["session"]
     outline: dict[str, int] = {}
     odd = 0
     for row in connection.execute("SELECT id, time_updated FROM session ORDER BY time_created"):
@@ -196,7 +150,7 @@ def _outline(
     return outline, added, latest, odd, columns
 
 
-def _rows(connection: sqlite3.Connection, ids: Sequence[str], there: set[str]) -> list[Row]:
+def _rows(connection: sqlite3.Connection, ids: Sequence[str], there: Collection[str]) -> list[Row]:
     columns = ", ".join(f"s.{name}" if name in there else f"NULL AS {name}" for name in _COLUMNS)
     # Columns are from the tuple above, ids are bound.
     query = _ROWS.format(columns=columns, prompt=_PROMPT, user=_USER, ids=", ".join("?" * len(ids)))
@@ -248,7 +202,7 @@ def _row(connection: sqlite3.Connection, row: sqlite3.Row) -> Row:
 
 
 def _messages(connection: sqlite3.Connection, session: str, tail: int) -> tuple[list[Message], bool]:
-    _tables(connection)
+    columns_of(connection, _NEEDED)
     rows = connection.execute(
         "SELECT id, data FROM message WHERE session_id = ? ORDER BY time_created DESC, id DESC LIMIT ?",
         (session, tail + 1),
