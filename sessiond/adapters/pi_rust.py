@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from sessiond.adapters.pi import Adapter as Pi
-from sessiond.adapters.pi_files import Header
+from sessiond.adapters.pi.files import Header
 from sessiond.model.agent_session import Problem
 from sessiond.ports.discovery import Told
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from sessiond.adapters.pi_files import ID_MAX, Header, Row, first_header, read_row, read_transcript
+from sessiond.adapters.pi.files import ID_MAX, Header, Row, first_header, read_row, read_transcript
 from sessiond.adapters.reading.ends import malformed, read_small, unreadable
 from sessiond.adapters.reading.evidence import began_ns, handed_down, life_of, living, marked
 from sessiond.adapters.reading.objects import decoded
