@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -29,6 +29,9 @@ from sessiond.ports.discovery import AgentAdapter
 
 MakeAdapter = Callable[[str, Mapping[str, str]], AgentAdapter]
 Places = Callable[[str, Mapping[str, str]], tuple[str, ...]]
+
+# Bytes that an adapter may hold: that of 100,000 conversations, or of what is read for a long transcript.
+MEMORY_MAX: Final = 1 << 30
 
 
 def main(argv: Sequence[str]) -> int:
@@ -128,6 +131,10 @@ def _run(make: MakeAdapter, places: Places, asked: Fork, channel: Channel) -> in
     # A descriptor for each process that has a conversation open.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    # Whatever somebody wrote into a file: memory is taken from one adapter, and not from the machine.
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    room = MEMORY_MAX if most == resource.RLIM_INFINITY else min(MEMORY_MAX, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (room, room))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     first: list[wire.Asked] = []
     try:

@@ -83,6 +83,8 @@ class Notes:
                 os._exit(3)
             case "crash":
                 os.kill(os.getpid(), signal.SIGSEGV)
+            case "hog":
+                bytearray(3 << 30)
             case "raise":
                 raise LookupError("something unforeseen")
 

@@ -22,6 +22,7 @@ from sessiond.model.conversation import Choice
 from sessiond.ports.discovery import AgentAdapter, Evidence
 from sessiond.supervisor.discovered.paging import Pages
 from tests.unit.adapter_case import FakeProcess, FakeProcesses, found_by
+from tests.unit.test_discovery_host import finding
 
 UUID = "019ab000-1111-7222-8333-444444444444"
 CLAUDE_FIXTURE = "653c31de-a30b-4e8a-883b-b07d3b918c86"
@@ -213,3 +214,40 @@ def test_an_output_that_tells_an_option_for_an_id_tells_none(tmp_path: Path) -> 
     line = json.dumps({"type": "text", "sessionID": "--print-logs"})
     assert make("opencode", tmp_path).identify(line) is None
     assert make("opencode", tmp_path).identify(line.replace("--print-logs", "ses_1")) == "ses_1"
+
+
+# ---- what is read ------------------------------------------------------------------------------
+
+
+async def test_an_adapter_takes_no_more_memory_than_one_may() -> None:
+    async with finding("one", "two") as case:
+        case.write("two", "b", title="meanwhile")
+        case.write("one", "a", do="hog")
+        await case.until(lambda: any("MemoryError" in one.reason for one in case.problems.get("one", ())))
+        await case.until(lambda: case.title("two", "b") == "meanwhile")
+
+
+ANSWER = {
+    "type": "assistant",
+    "uuid": "u",
+    "message": {"role": "assistant", "id": "m", "content": [{"type": "tool_use", "id": "t", "name": "n"}]},
+}
+
+
+def test_a_message_of_claude_code_with_tools_without_end_is_cut(tmp_path: Path) -> None:
+    project = tmp_path / ".claude/projects/-tmp"
+    project.mkdir(parents=True)
+    (project / f"{UUID}.jsonl").write_text((json.dumps(ANSWER) + "\n") * 2000)
+    adapter = make("claude-code", tmp_path)
+    [message] = adapter.transcript(found_by(adapter)[UUID], 10).messages
+    assert (len(message.tools), message.cut) == (200, True)
+
+
+def test_of_a_transcript_of_lines_without_end_the_last_are_looked_at(tmp_path: Path) -> None:
+    project = tmp_path / ".claude/projects/-tmp"
+    project.mkdir(parents=True)
+    prompt = {"type": "user", "uuid": "u", "cwd": "/tmp", "message": {"role": "user", "content": "hello"}}
+    (project / f"{UUID}.jsonl").write_text(json.dumps(prompt) + "\n" + "\n" * 100_000)
+    adapter = make("claude-code", tmp_path)
+    told = adapter.transcript(found_by(adapter)[UUID], 10)
+    assert (told.messages, told.has_more) == ((), True)

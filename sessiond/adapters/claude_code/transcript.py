@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +18,10 @@ from sessiond.model.agent_session import Message, ToolUse, Transcript
 _FIRST: Final = 256 * 1024
 _MOST: Final = 16 * 1024 * 1024
 _TAIL_MAX: Final = 1000
+# Lines that are looked at, from the end: the program's own are longer than so many in that.
+_LINES_MAX: Final = 40_000
+# Calls of tools that are told of one message.
+_TOOLS_MAX: Final = 200
 
 
 def read_end(adapter: str, path: str, tail: int) -> Transcript:
@@ -35,7 +40,7 @@ def read_end(adapter: str, path: str, tail: int) -> Transcript:
         raise missing(path) from error
     except OSError as error:
         return Transcript((), problems=(unreadable(adapter, path, error),))
-    has_more = len(messages) > wanted or length < size
+    has_more = len(messages) > wanted or length < size or data.count(b"\n") > _LINES_MAX
     return Transcript(tuple(messages[-wanted:]), has_more)
 
 
@@ -54,6 +59,7 @@ def _messages(data: bytes, *, whole: bool) -> list[Message]:
     if not whole:
         # Cut at its beginning.
         del lines[0]
+    del lines[:-_LINES_MAX]
     messages: list[Message] = []
     before = ""
     for raw in lines:
@@ -68,7 +74,11 @@ def _messages(data: bytes, *, whole: bool) -> list[Message]:
         same = line.message.id if line.message is not None and line.type == "assistant" else None
         if same and same == before and messages:
             # One answer is written block by block.
-            messages[-1] = _joined(messages[-1], message)
+            messages[-1] = (
+                replace(messages[-1], cut=True)
+                if len(messages[-1].tools) >= _TOOLS_MAX
+                else _joined(messages[-1], message)
+            )
         else:
             messages.append(message)
         before = same or ""
@@ -146,6 +156,8 @@ def _tools(blocks: list[Any]) -> tuple[tuple[ToolUse, ...], bool]:
         else:
             continue
         any_cut = any_cut or shortened
+        if len(tools) >= _TOOLS_MAX:
+            return tuple(tools), True
     return tuple(tools), any_cut
 
 

@@ -22,6 +22,8 @@ from sessiond.model.agent_session import Found, Message, Problem, Turn
 
 # Larger ones hold whole files, and are no session.
 _MOST: Final = 4 * 1024 * 1024
+# Parts of one message that are read, the last ones.
+_PARTS_MAX: Final = 200
 _ENDING: Final = ".json"
 
 
@@ -119,7 +121,7 @@ class Storage:
 
     def _parts(self, name: str) -> list[Json]:
         folder = os.path.join(self.folder, "part", name.removesuffix(_ENDING))
-        return [_read(os.path.join(folder, each)) for each in _sorted(folder)]
+        return [_read(os.path.join(folder, each)) for each in _sorted(folder)[-_PARTS_MAX:]]
 
 
 def _read(path: str) -> Json:
