@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -19,7 +19,6 @@ from sessiond.adapters.reading.ends import (
     head_lines,
     lines,
     malformed,
-    read_back,
     read_ends,
     unreadable,
 )
@@ -36,8 +35,9 @@ from sessiond.adapters.reading.texts import (
     from_seconds,
     shorten,
 )
+from sessiond.adapters.reading.transcripts import last_messages
 from sessiond.adapters.starting import model_words, plain, prompt_input, prompt_word
-from sessiond.errors import InvalidArgument, NotFound
+from sessiond.errors import InvalidArgument
 from sessiond.model.agent_session import (
     INNER,
     STOPPED,
@@ -53,9 +53,6 @@ from sessiond.model.agent_session import (
 )
 from sessiond.paths import Paths
 from sessiond.ports.discovery import Clear, Evidence, Gone, Processes, Told, Watched
-
-_TRANSCRIPT_FIRST: Final = 256 * 1024
-_TRANSCRIPT_MOST: Final = 16 * 1024 * 1024
 
 # Programs, and the adapters that find the conversations of these under the id that they tell.
 _KEEPERS: Final[Mapping[str, str]] = {
@@ -218,26 +215,7 @@ class Adapter:
     def transcript(self, found: Found, tail: int) -> Transcript:
         """From the journal's end; of one without end the last 16 MB."""
         path = os.path.join(self._folder, found.id + ENDING)
-        window = _TRANSCRIPT_FIRST
-        while True:
-            try:
-                size = os.stat(path).st_size
-                raw = read_back(path, size, window)
-            except OSError as error:
-                raise NotFound(
-                    "transcript_missing",
-                    f"cannot read {path}: {error.strerror}",
-                    hint="sessionctl discovered --errors tells more",
-                    fields={"id": found.id, "path": path},
-                ) from error
-            whole = len(raw) >= size
-            messages, broken = _messages(raw.split(b"\n")[0 if whole else 1 :])
-            if whole or len(messages) > tail or window >= _TRANSCRIPT_MOST:
-                break
-            window *= 4
-        problems = [malformed(self.name, path, f"{broken} lines of it cannot be read")] if broken else []
-        more = len(messages) > tail or not whole
-        return Transcript(tuple(messages[-tail:]) if tail > 0 else (), more, tuple(problems))
+        return last_messages(found, path, tail, _messages)
 
     def launch(self, wish: Wish) -> Plan:
         """The runner with the program behind it."""
@@ -406,20 +384,13 @@ def _held(
     return None
 
 
-def _messages(raw: Sequence[bytes]) -> tuple[list[Message], int]:
-    messages: list[Message] = []
-    broken = 0
-    for number, each in enumerate(raw, 1):
-        if not each.strip():
-            continue
-        line = decode(each)
-        if line is None:
-            broken += number < len(raw)
-            continue
-        message = _message(line)
-        if message is not None:
-            messages.append(message)
-    return messages, broken
+def _messages(raw: bytes) -> Iterable[Message] | None:
+    """What is said in a line; None where it is broken."""
+    line = decode(raw)
+    if line is None:
+        return None
+    message = _message(line)
+    return () if message is None else (message,)
 
 
 def _message(line: Line) -> Message | None:

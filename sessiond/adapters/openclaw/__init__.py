@@ -22,8 +22,9 @@ from sessiond.adapters.reading.ends import read_small
 from sessiond.adapters.reading.evidence import is_program, life_of, living, marked
 from sessiond.adapters.reading.objects import decode_object
 from sessiond.adapters.reading.packages import packaged_version
+from sessiond.adapters.reading.transcripts import no_longer
 from sessiond.adapters.starting import model_words, prompt_input
-from sessiond.errors import NotFound, Unsupported
+from sessiond.errors import Unsupported
 from sessiond.model.agent_session import Found, Life, Plan, Problem, Transcript, Turn, Wish
 from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, Processes, Told, Watched
 
@@ -232,12 +233,7 @@ class Adapter:
                 except (OSError, sqlite3.Error) as error:
                     problem = Problem(self.name, "file_unreadable", str(error), store.path)
                     return Transcript((), False, (problem,))
-        raise NotFound(
-            "transcript_missing",
-            f"OpenClaw has no session {found.id} any more",
-            hint="sessionctl discovered --refresh shows what there is",
-            fields={"id": found.id},
-        )
+        raise no_longer(self.title, found.id)
 
     def launch(self, wish: Wish) -> Plan:
         """One turn of an embedded agent, under the caller's id."""

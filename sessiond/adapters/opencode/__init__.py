@@ -21,8 +21,8 @@ from sessiond.adapters.opencode.storage import Storage
 from sessiond.adapters.reading.evidence import began_ns, handed_down, life_of, living, marked
 from sessiond.adapters.reading.objects import decode_object
 from sessiond.adapters.reading.packages import packaged_version
+from sessiond.adapters.reading.transcripts import no_longer
 from sessiond.adapters.starting import model_words, prompt_input, prompt_word
-from sessiond.errors import NotFound
 from sessiond.model.agent_session import (
     Found,
     Life,
@@ -259,12 +259,7 @@ class Adapter:
             return Transcript(tuple(messages), more, tuple(problems))
         if problems:
             return Transcript((), False, tuple(problems))
-        raise NotFound(
-            "transcript_missing",
-            f"OpenCode has no session {found.id} any more",
-            hint="sessionctl discovered --refresh shows what there is",
-            fields={"id": found.id},
-        )
+        raise no_longer(self.title, found.id)
 
     def launch(self, wish: Wish) -> Plan:
         """Its id cannot be chosen. In print mode the first line tells it; in its terminal the control port

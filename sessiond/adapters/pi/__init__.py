@@ -16,12 +16,13 @@ from typing import Final
 
 import msgspec
 
-from sessiond.adapters.pi.files import ID_MAX, Header, Row, first_header, read_row, read_transcript
+from sessiond.adapters.pi.files import ID_MAX, Header, Row, first_header, messages_of, read_row
 from sessiond.adapters.reading.ends import malformed, read_small, unreadable
 from sessiond.adapters.reading.evidence import began_ns, handed_down, life_of, living, marked
 from sessiond.adapters.reading.objects import decoded
 from sessiond.adapters.reading.packages import packaged_version
 from sessiond.adapters.reading.stamps import Stamps
+from sessiond.adapters.reading.transcripts import last_messages
 from sessiond.adapters.starting import model_words, plain, prompt_input, prompt_word
 from sessiond.errors import NotFound
 from sessiond.model.agent_session import Found, Life, Plan, Problem, Transcript, Wish
@@ -298,7 +299,7 @@ class Adapter:
 
     def transcript(self, found: Found, tail: int) -> Transcript:
         """Read backwards from its end."""
-        return read_transcript(self.name, self._path(found), tail)
+        return last_messages(found, self._path(found), tail, messages_of)
 
     def launch(self, wish: Wish) -> Plan:
         """The id is the caller's; a prompt goes to standard input in print mode, so that it may be large."""

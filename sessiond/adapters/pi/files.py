@@ -1,8 +1,7 @@
-"""Pi's session files: a header, then entries; each is read at its ends, and a transcript from its end."""
+"""Pi's session files: a header, then entries; each is read at its ends."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,16 +32,13 @@ from sessiond.adapters.reading.texts import (
     from_seconds,
     shorten,
 )
-from sessiond.errors import NotFound
-from sessiond.model.agent_session import Found, Message, Problem, ToolUse, Transcript, Turn
+from sessiond.model.agent_session import Found, Message, Problem, ToolUse, Turn
 
 ID_MAX: Final = 200
 VERSION: Final = 3
 # A header may hold more than two paths; a first prompt comes behind the system's own and its tools.
 _HEAD: Final = 32 * 1024
 _HEAD_MORE: Final = 512 * 1024
-_TRANSCRIPT_FIRST: Final = 256 * 1024
-_TRANSCRIPT_MOST: Final = 16 * 1024 * 1024
 _ID: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
@@ -172,29 +168,10 @@ def read_row(adapter: str, path: str, id_of: Callable[[str], str]) -> Row | Prob
     return Row(found, header, ends.stamp, ends.mtime_ns, problem)
 
 
-def read_transcript(adapter: str, path: str, tail: int) -> Transcript:
-    """The last messages; of a file without end the last 16 MB. Raises NotFound `transcript_missing`."""
-    window = _TRANSCRIPT_FIRST
-    while True:
-        try:
-            size = os.stat(path).st_size
-            raw = read_back(path, size, window)
-        except OSError as error:
-            raise NotFound(
-                "transcript_missing",
-                f"cannot read {path}: {error.strerror}",
-                hint="sessionctl discovered --errors tells more",
-                fields={"path": path},
-            ) from error
-        whole = len(raw) >= size
-        lines = raw.split(b"\n")
-        messages, broken = _messages(lines if whole else lines[1:])
-        if whole or len(messages) > tail or window >= _TRANSCRIPT_MOST:
-            break
-        window *= 4
-    problems = [malformed(adapter, path, f"{broken} lines of it cannot be read")] if broken else []
-    more = len(messages) > tail or not whole
-    return Transcript(tuple(messages[-tail:]) if tail > 0 else (), more, tuple(problems))
+def messages_of(line: bytes) -> Iterator[Message] | None:
+    """What is said in a line; None where it is broken."""
+    entry = decoded(_LINE, line)
+    return None if entry is None else _message(entry)
 
 
 class _Story:
@@ -343,20 +320,6 @@ def _called(block: dict[str, object]) -> ToolUse:
     told = encoded(block.get("arguments"))
     id, name = shorten(as_text(block.get("id"))), shorten(as_text(block.get("name")))
     return ToolUse(cut(id)[0], cut(name)[0], cut(told, TOOL_MAX)[0])
-
-
-def _messages(lines: Sequence[bytes]) -> tuple[list[Message], int]:
-    messages: list[Message] = []
-    broken = 0
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        entry = decoded(_LINE, line)
-        if entry is None:
-            broken += number < len(lines)
-        else:
-            messages.extend(_message(entry))
-    return messages, broken
 
 
 def _message(entry: _Line) -> Iterator[Message]:
