@@ -121,15 +121,17 @@ class ProcessFinder:
         `process_denied`, TimedOut `process_stays`."""
         self._runner(adapter)
         pid, start_time = found.life.pid, found.life.start_time
-        if pid is None or start_time is None:
-            if found.life.alive is False:
-                return False
+        if found.life.alive is False:
+            return False
+        if pid is None or start_time is None or not found.life.alive:
             raise Conflict(
                 "agent_session_unknown",
                 f"which process has {found.id} open is not known",
                 hint="end its program by hand",
                 fields={"adapter": adapter, "id": found.id},
             )
+        if pid <= 1 or pid == os.getpid() or pid in self.processes.values():
+            raise _denied(pid, f"process {pid} is not the program of {found.id}")
         try:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -138,6 +140,8 @@ class ProcessFinder:
             stat = read_stat(pid)
             if stat is None or stat.start_time != start_time:
                 return False
+            if _owner(pid) not in (None, os.geteuid()):
+                raise _denied(pid, f"process {pid} belongs to another user")
             await _end(pidfd, pid, timeout)
         finally:
             os.close(pidfd)
@@ -216,15 +220,25 @@ def _ignore(_: wire.Told | Fault) -> None:
     """What is told besides the answer."""
 
 
+def _denied(pid: int, reason: str) -> PermissionDenied:
+    return PermissionDenied("process_denied", reason, hint="end it by hand", fields={"pid": str(pid)})
+
+
+def _owner(pid: int) -> int | None:
+    """Whose a process is; None where it is gone."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+
+
 async def _end(pidfd: int, pid: int, timeout: float) -> None:
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGTERM)
     except ProcessLookupError:
         return
     except PermissionError as error:
-        raise PermissionDenied(
-            "process_denied", f"process {pid} belongs to another user", fields={"pid": str(pid)}
-        ) from error
+        raise _denied(pid, f"process {pid} belongs to another user") from error
     try:
         async with asyncio.timeout(timeout):
             await readable(pidfd)

@@ -16,13 +16,14 @@ import pytest
 from sessiond.adapters import make_adapter
 from sessiond.adapters.opencode import control
 from sessiond.discovery.lives import settle
-from sessiond.errors import InvalidArgument
-from sessiond.model.agent_session import MARKER, Life, is_proper_id
+from sessiond.discovery.processes import read_stat
+from sessiond.errors import Conflict, InvalidArgument, PermissionDenied
+from sessiond.model.agent_session import MARKER, Found, Life, is_proper_id
 from sessiond.model.conversation import Choice
 from sessiond.ports.discovery import AgentAdapter, Evidence
 from sessiond.supervisor.discovered.paging import Pages
 from tests.unit.adapter_case import FakeProcess, FakeProcesses, found_by
-from tests.unit.test_discovery_host import finding
+from tests.unit.test_discovery_host import finding, sleeping
 
 UUID = "019ab000-1111-7222-8333-444444444444"
 CLAUDE_FIXTURE = "653c31de-a30b-4e8a-883b-b07d3b918c86"
@@ -251,3 +252,43 @@ def test_of_a_transcript_of_lines_without_end_the_last_are_looked_at(tmp_path: P
     adapter = make("claude-code", tmp_path)
     told = adapter.transcript(found_by(adapter)[UUID], 10)
     assert (told.messages, told.has_more) == ((), True)
+
+
+# ---- ending ------------------------------------------------------------------------------------
+
+
+async def test_nobody_has_us_or_the_first_process_or_anothers_ended() -> None:
+    async with finding("one") as case:
+        case.write("one", "a")
+        await case.until(lambda: case.title("one", "a") == "")
+        for pid in (-5, 0, 1, os.getpid(), *case.finder.processes.values()):
+            stat = read_stat(pid) if pid > 0 else None
+            life = Life(True, pid=pid, start_time=stat.start_time if stat else 0)
+            with pytest.raises(PermissionDenied) as caught:
+                await case.finder.end("one", Found("one", "a", life=life), 1.0)
+            assert caught.value.code == "process_denied"
+        with sleeping() as child:
+            stat = read_stat(child.pid)
+            assert stat is not None
+            # What only may have it open is not ended for it.
+            may = Life(None, "who knows", child.pid, stat.start_time)
+            with pytest.raises(Conflict) as unknown:
+                await case.finder.end("one", Found("one", "a", life=may), 1.0)
+            assert unknown.value.code == "agent_session_unknown"
+            assert child.poll() is None
+
+
+# ---- what is shown -----------------------------------------------------------------------------
+
+
+def test_keys_in_a_command_line_are_not_shown(tmp_path: Path) -> None:
+    journal = tmp_path / ".local/state/sessiond/acp/talk.jsonl"
+    journal.parent.mkdir(parents=True)
+    command = ["env", "KEY=secret", "opencode", "acp", "--api-key", "secret"]
+    head = {"type": "session", "version": 1, "id": "talk", "cwd": "/tmp", "command": command}
+    journal.write_text(json.dumps(head) + "\n")
+    row = found_by(make("acp", tmp_path))["talk"]
+    assert row.native["command"] == "env"
+    head["command"] = command[2:]
+    journal.write_text(json.dumps(head) + "\n")
+    assert found_by(make("acp", tmp_path))["talk"].native["command"] == "opencode acp"

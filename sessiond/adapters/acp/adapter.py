@@ -167,7 +167,7 @@ class Adapter:
             "path": path if len(path) <= 4096 else "",
             "session": story.session,
             "program": story.program,
-            "command": shorten(" ".join(command)),
+            "command": shorten(" ".join(_shown(command))),
             INNER: _inner(command, story.session),
         }
         found = Found(
@@ -340,6 +340,12 @@ def _runner(environment: Mapping[str, str]) -> tuple[str, ...]:
     """This program: through the launcher, which an upgrade moves, or this interpreter where there is none."""
     launcher = str(Paths.from_environment(environment).launcher)
     return (launcher,) if os.access(launcher, os.X_OK) else (sys.executable, "-m", "sessiond")
+
+
+def _shown(command: Sequence[str]) -> Sequence[str]:
+    """The program in a command line: behind it, and in variables before it, there may be keys."""
+    end = next((i for i, word in enumerate(command) if word.startswith("-") or "=" in word), len(command))
+    return command[:end]
 
 
 def _inner(command: Sequence[str], session: str) -> str:
