@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -143,9 +142,9 @@ def test_its_window_works_idles_and_ends(
 def test_it_waits_for_leave(
     seen: Seen, planned: Callable[..., Running], model: ModelServer, folder: Path
 ) -> None:
-    call = {"cmd": "sleep 300", "sandbox_permissions": "require_escalated", "justification": "may it?"}
-    run = planned(seen.adapter.launch(Wish(str(folder), f"call: exec_command {json.dumps(call)}")), tty=True)
-    run.wait_text("may it?")
+    run = planned(seen.adapter.launch(Wish(str(folder), "ask: sleep 300")), tty=True)
+    # What its dialog asks, which takes keys from then on.
+    run.wait_text("May I?")
     found = seen.until_status("waiting")
     assert found.life.activity == "waiting for permission"
     run.key("enter")
