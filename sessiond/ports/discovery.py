@@ -172,7 +172,8 @@ class AgentAdapter(Protocol):
 
     def launch(self, wish: Wish) -> Plan:
         """A new one; the first word of argv is the program's name. Raises InvalidArgument `prompt_missing`,
-        `prompt_too_large`, `model_invalid`, Unsupported `adapter_cannot`."""
+        `prompt_invalid`, `prompt_too_large`, `model_invalid`, `id_invalid`, `command_missing`, Unsupported
+        `adapter_cannot`."""
         ...
 
     def resume(self, found: Found, wish: Wish) -> Plan:

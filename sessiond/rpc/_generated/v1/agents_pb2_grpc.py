@@ -30,8 +30,9 @@ class AgentsServiceStub:
     sessions and hands calls to their daemons; a session's daemon serves it for its own agents. A `session`
     field takes what SessionsService takes; an `agent` field takes an id, a name, or an unambiguous prefix
     of an id (4 digits or more). Common to all that take an agent: NOT_FOUND session_not_found,
-    agent_not_found, INVALID_ARGUMENT session_ambiguous, agent_ambiguous, UNAVAILABLE daemon_unreachable,
-    FAILED_PRECONDITION session_not_running where the call needs the session's daemon.
+    agent_not_found, INVALID_ARGUMENT session_ambiguous, agent_ambiguous, UNAVAILABLE daemon_unreachable (on a
+    daemon's own socket daemon_restarting, while it ends), FAILED_PRECONDITION session_not_running where the call
+    needs the session's daemon.
     """
 
     def __init__(self, channel):
@@ -132,15 +133,16 @@ class AgentsServiceServicer:
     sessions and hands calls to their daemons; a session's daemon serves it for its own agents. A `session`
     field takes what SessionsService takes; an `agent` field takes an id, a name, or an unambiguous prefix
     of an id (4 digits or more). Common to all that take an agent: NOT_FOUND session_not_found,
-    agent_not_found, INVALID_ARGUMENT session_ambiguous, agent_ambiguous, UNAVAILABLE daemon_unreachable,
-    FAILED_PRECONDITION session_not_running where the call needs the session's daemon.
+    agent_not_found, INVALID_ARGUMENT session_ambiguous, agent_ambiguous, UNAVAILABLE daemon_unreachable (on a
+    daemon's own socket daemon_restarting, while it ends), FAILED_PRECONDITION session_not_running where the call
+    needs the session's daemon.
     """
 
     def SpawnAgent(self, request, context):
         """Starts a program. Answers when the init system has executed it.
-        Errors: NOT_FOUND command_not_found, INVALID_ARGUMENT command_not_executable, command_too_large,
-        environment_invalid, environment_too_large, name_invalid, label_invalid, property_unknown, property_invalid,
-        signal_invalid, ALREADY_EXISTS agent_name_taken, FAILED_PRECONDITION start_failed, session_not_running,
+        Errors: NOT_FOUND command_not_found, INVALID_ARGUMENT command_missing, command_not_executable,
+        command_too_large, environment_invalid, environment_too_large, name_invalid, label_invalid, property_unknown,
+        property_invalid, signal_invalid, ALREADY_EXISTS agent_name_taken, FAILED_PRECONDITION start_failed, session_not_running,
         RESOURCE_EXHAUSTED too_many_agents, descriptor_store_full, disk_full.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -369,8 +371,9 @@ class AgentsService:
     sessions and hands calls to their daemons; a session's daemon serves it for its own agents. A `session`
     field takes what SessionsService takes; an `agent` field takes an id, a name, or an unambiguous prefix
     of an id (4 digits or more). Common to all that take an agent: NOT_FOUND session_not_found,
-    agent_not_found, INVALID_ARGUMENT session_ambiguous, agent_ambiguous, UNAVAILABLE daemon_unreachable,
-    FAILED_PRECONDITION session_not_running where the call needs the session's daemon.
+    agent_not_found, INVALID_ARGUMENT session_ambiguous, agent_ambiguous, UNAVAILABLE daemon_unreachable (on a
+    daemon's own socket daemon_restarting, while it ends), FAILED_PRECONDITION session_not_running where the call
+    needs the session's daemon.
     """
 
     @staticmethod

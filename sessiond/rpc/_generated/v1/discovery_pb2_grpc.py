@@ -30,7 +30,9 @@ class DiscoveryServiceStub:
     (conversations of Claude Code, Codex and the like) by those programs' own files and processes. An
     `agent_session` field takes `ADAPTER:ID`, an id, an unambiguous prefix of an id (4 characters or more), or
     `SESSION/AGENT` for what runs in a session. Common to all that take one: NOT_FOUND agent_session_not_found,
-    INVALID_ARGUMENT agent_session_ambiguous.
+    INVALID_ARGUMENT agent_session_ambiguous, agent_session_missing (none is named), adapter_disabled (by the
+    setting adapters.disabled). What asks an adapter: UNAVAILABLE adapter_failed, DEADLINE_EXCEEDED
+    adapter_timeout.
     """
 
     def __init__(self, channel):
@@ -91,7 +93,9 @@ class DiscoveryServiceServicer:
     (conversations of Claude Code, Codex and the like) by those programs' own files and processes. An
     `agent_session` field takes `ADAPTER:ID`, an id, an unambiguous prefix of an id (4 characters or more), or
     `SESSION/AGENT` for what runs in a session. Common to all that take one: NOT_FOUND agent_session_not_found,
-    INVALID_ARGUMENT agent_session_ambiguous.
+    INVALID_ARGUMENT agent_session_ambiguous, agent_session_missing (none is named), adapter_disabled (by the
+    setting adapters.disabled). What asks an adapter: UNAVAILABLE adapter_failed, DEADLINE_EXCEEDED
+    adapter_timeout.
     """
 
     def ScanWorkspaces(self, request, context):
@@ -119,7 +123,7 @@ class DiscoveryServiceServicer:
 
     def ReadTranscript(self, request, context):
         """Reads the end of a conversation from its own program's files.
-        Errors: UNAVAILABLE adapter_failed, NOT_FOUND transcript_missing.
+        Errors: NOT_FOUND transcript_missing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,8 +141,8 @@ class DiscoveryServiceServicer:
         """Starts a program's new conversation as an agent of a session. Answers when the init system has executed it.
         A call that is given up is carried out all the same: there is an agent with its conversation, or nothing.
         Errors: those of SpawnAgent, INVALID_ARGUMENT adapter_unknown, adapter_disabled, model_invalid,
-        prompt_missing, prompt_invalid, prompt_too_large, request_invalid, NOT_FOUND adapter_not_installed,
-        UNIMPLEMENTED adapter_cannot.
+        prompt_missing, prompt_invalid, prompt_too_large, command_missing, cwd_invalid, request_invalid, NOT_FOUND
+        adapter_not_installed, UNIMPLEMENTED adapter_cannot.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -233,7 +237,9 @@ class DiscoveryService:
     (conversations of Claude Code, Codex and the like) by those programs' own files and processes. An
     `agent_session` field takes `ADAPTER:ID`, an id, an unambiguous prefix of an id (4 characters or more), or
     `SESSION/AGENT` for what runs in a session. Common to all that take one: NOT_FOUND agent_session_not_found,
-    INVALID_ARGUMENT agent_session_ambiguous.
+    INVALID_ARGUMENT agent_session_ambiguous, agent_session_missing (none is named), adapter_disabled (by the
+    setting adapters.disabled). What asks an adapter: UNAVAILABLE adapter_failed, DEADLINE_EXCEEDED
+    adapter_timeout.
     """
 
     @staticmethod
