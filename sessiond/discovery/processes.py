@@ -31,7 +31,10 @@ def read_stat(pid: int) -> Stat | None:
     # The name may hold anything, closing brackets too.
     begin, end = data.find(b"("), data.rfind(b")")
     fields = data[end + 2 :].split()
-    if begin < 0 or len(fields) < 20 or fields[0].decode() in _GONE:
+    if begin < 0 or len(fields) < 20:
+        return None
+    # Its first thread may be gone before the others, which hold its files and locks until they end.
+    if fields[0].decode() in _GONE and int(fields[17]) <= 1:
         return None
     return Stat(os.fsdecode(data[begin + 1 : end]), fields[0].decode(), int(fields[1]), int(fields[19]))
 

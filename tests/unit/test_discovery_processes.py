@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sessiond.discovery.processes import LiveProcess, LiveProcesses, mark_of, parse_locks, read_stat
+from tests.system.product import until
 
 
 @contextmanager
@@ -50,6 +52,23 @@ def test_a_name_that_looks_like_the_rest_of_the_line_misleads_nobody(tmp_path: P
         stat = read_stat(child.pid)
         assert stat is not None
         assert (stat.comm, stat.parent) == ("a) Z 1 (b", os.getpid())
+
+
+def test_a_process_lives_until_its_last_thread_ends() -> None:
+    code = (
+        "import ctypes, platform, sys, threading\n"
+        "threading.Thread(target=sys.stdin.read).start()\n"
+        "ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[platform.machine()], 0)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        stat = Path(f"/proc/{child.pid}/stat")
+        until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z", "its first thread is gone")
+        assert read_stat(child.pid) is not None
+        assert LiveProcesses().get(child.pid) is not None
+        child.stdin.close()
+        assert os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT) is not None
+        assert read_stat(child.pid) is None
 
 
 def test_a_zombie_does_not_live() -> None:
