@@ -142,8 +142,8 @@ class AgentsServiceServicer:
         """Starts a program. Answers when the init system has executed it.
         Errors: NOT_FOUND command_not_found, INVALID_ARGUMENT command_missing, command_not_executable,
         command_too_large, environment_invalid, environment_too_large, name_invalid, label_invalid, property_unknown,
-        property_invalid, signal_invalid, ALREADY_EXISTS agent_name_taken, FAILED_PRECONDITION start_failed, session_not_running,
-        RESOURCE_EXHAUSTED too_many_agents, descriptor_store_full, disk_full.
+        property_invalid, signal_invalid, ALREADY_EXISTS agent_name_taken, FAILED_PRECONDITION start_failed,
+        session_not_running, RESOURCE_EXHAUSTED too_many_agents, descriptor_store_full, disk_full.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
