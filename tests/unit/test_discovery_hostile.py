@@ -7,14 +7,16 @@ import itertools
 import json
 import os
 import socket
+import sqlite3
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from sessiond.adapters import make_adapter
 from sessiond.adapters.opencode import control
+from sessiond.adapters.reading.sqlite import read_database
 from sessiond.discovery.lives import settle
 from sessiond.discovery.processes import read_stat
 from sessiond.errors import Conflict, InvalidArgument, PermissionDenied
@@ -292,3 +294,81 @@ def test_keys_in_a_command_line_are_not_shown(tmp_path: Path) -> None:
     head["command"] = command[2:]
     journal.write_text(json.dumps(head) + "\n")
     assert found_by(make("acp", tmp_path))["talk"].native["command"] == "opencode acp"
+
+
+LINES = {
+    "codex": (
+        f".codex/sessions/2026/11/21/rollout-2026-11-21T16-18-26-{UUID}.jsonl",
+        {"type": "session_meta", "timestamp": "2026-11-21T16:18:26Z", "payload": {"id": UUID, "cwd": "/tmp"}},
+        {"type": "response_item", "payload": {"type": "message", "role": "user", "content": []}},
+    ),
+    "pi": (
+        ".pi/agent/sessions/--tmp--/2026-11-21T16-19-21-725Z_my-id-1.jsonl",
+        {
+            "type": "session",
+            "version": 3,
+            "id": "my-id-1",
+            "timestamp": "2026-11-21T16:19:21Z",
+            "cwd": "/tmp",
+        },
+        {"type": "message", "message": {"role": "user", "content": "hello"}},
+    ),
+    "gemini": (
+        ".gemini/tmp/x/chats/session-1.jsonl",
+        {"sessionId": UUID, "projectHash": "x", "startTime": "2026-11-21T16:19:21Z", "kind": "main"},
+        {"id": "a", "type": "user", "content": "hello"},
+    ),
+    "acp": (
+        ".local/state/sessiond/acp/talk.jsonl",
+        {"type": "session", "version": 1, "id": "talk", "cwd": "/tmp", "command": ["x"]},
+        {"type": "prompt", "text": "hello"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_lines_without_end_hold_no_adapter_up(tmp_path: Path, name: str) -> None:
+    place, head, said = LINES[name]
+    path = tmp_path / place
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps(one) + "\n" for one in (head, said)) + "{}\n" * 200_000)
+    adapter = make(name, tmp_path)
+    [found] = found_by(adapter).values()
+    told = adapter.transcript(found, 10)
+    # What lies before all these is not looked for.
+    assert (told.messages, told.has_more) == ((), True)
+
+
+def test_of_a_message_of_opencode_only_so_much_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / ".local/share/opencode"
+    folder.mkdir(parents=True)
+    with closing(sqlite3.connect(folder / "opencode.db")) as connection, connection:
+        connection.execute("CREATE TABLE session (id, directory, time_created, time_updated)")
+        connection.execute("CREATE TABLE message (id, session_id, time_created, data)")
+        connection.execute("CREATE TABLE part (id, message_id, data)")
+        connection.execute("INSERT INTO session VALUES ('ses_1', '/tmp', 1, 1)")
+        data = json.dumps({"role": "assistant", "time": {"completed": 1}, "finish": "stop"})
+        connection.execute("INSERT INTO message VALUES ('msg_1', 'ses_1', 1, ?)", (data,))
+        image = json.dumps({"type": "text", "text": "x" * 5_000_000})
+        tool = json.dumps({"type": "tool", "tool": "t", "callID": "c", "state": {"status": "running"}})
+        connection.executemany(
+            "INSERT INTO part VALUES (?, 'msg_1', ?)",
+            [(f"prt_{number:04}", tool) for number in range(1000)] + [("prt_9", image)],
+        )
+    adapter = make("opencode", tmp_path)
+    [message] = adapter.transcript(found_by(adapter)["ses_1"], 10).messages
+    assert (len(message.tools), message.text) == (199, "")
+
+
+def test_names_in_a_database_that_are_no_text_are_its_trouble(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE abcd (efgh)")
+        connection.execute("INSERT INTO abcd VALUES (1)")
+    path.write_bytes(path.read_bytes().replace(b"efgh", b"ef\xffh"))
+
+    def names(connection: sqlite3.Connection) -> object:
+        return connection.execute("SELECT * FROM abcd").fetchall()
+
+    with pytest.raises(sqlite3.DatabaseError):
+        read_database(str(path), names)

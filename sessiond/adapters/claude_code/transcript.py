@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from sessiond.adapters.claude_code.lines import Line, decode, is_put_in, loose, text_of
-from sessiond.adapters.reading.ends import read_back, read_ends, unreadable
+from sessiond.adapters.reading.ends import LINES_MAX, read_back, read_ends, unreadable
 from sessiond.adapters.reading.texts import TOOL_MAX, as_count, cut, from_iso, shorten
 from sessiond.errors import NotFound
 from sessiond.model.agent_session import Message, ToolUse, Transcript
@@ -18,8 +18,6 @@ from sessiond.model.agent_session import Message, ToolUse, Transcript
 _FIRST: Final = 256 * 1024
 _MOST: Final = 16 * 1024 * 1024
 _TAIL_MAX: Final = 1000
-# Lines that are looked at, from the end: the program's own are longer than so many in that.
-_LINES_MAX: Final = 40_000
 # Calls of tools that are told of one message.
 _TOOLS_MAX: Final = 200
 
@@ -40,7 +38,7 @@ def read_end(adapter: str, path: str, tail: int) -> Transcript:
         raise missing(path) from error
     except OSError as error:
         return Transcript((), problems=(unreadable(adapter, path, error),))
-    has_more = len(messages) > wanted or length < size or data.count(b"\n") > _LINES_MAX
+    has_more = len(messages) > wanted or length < size or data.count(b"\n") > LINES_MAX
     return Transcript(tuple(messages[-wanted:]), has_more)
 
 
@@ -59,7 +57,7 @@ def _messages(data: bytes, *, whole: bool) -> list[Message]:
     if not whole:
         # Cut at its beginning.
         del lines[0]
-    del lines[:-_LINES_MAX]
+    del lines[:-LINES_MAX]
     messages: list[Message] = []
     before = ""
     for raw in lines:

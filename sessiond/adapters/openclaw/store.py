@@ -12,7 +12,7 @@ from typing import Final
 from sessiond.adapters.reading import texts
 from sessiond.adapters.reading.databases import Database, columns_of
 from sessiond.adapters.reading.objects import Json, decode_object, encoded, inner
-from sessiond.adapters.reading.sqlite import read_database
+from sessiond.adapters.reading.sqlite import TRANSCRIPT_MAX, read_database, within
 from sessiond.model.agent_session import Found, Message, Problem, ToolUse, Transcript, Turn
 
 ADAPTER: Final = "openclaw"
@@ -42,8 +42,8 @@ _NODE: Final = (
 )
 # An event may be compressed, and is NULL here then: it is as if it were not there.
 _EVENT: Final = (
-    "(SELECT event_json FROM transcript_events WHERE session_id = w.session_id AND {test} "
-    "ORDER BY seq {way} LIMIT 1)"
+    f"(SELECT {within('event_json')} "  # noqa: S608
+    "FROM transcript_events WHERE session_id = w.session_id AND {test} ORDER BY seq {way} LIMIT 1)"
 )
 _USER: Final = 'instr(event_json, \'"role":"user"\')'
 _MESSAGE: Final = 'instr(event_json, \'"type":"message"\')'
@@ -196,25 +196,28 @@ def _transcript(connection: sqlite3.Connection, path: str, session: str, tail: i
     columns_of(connection, _NEEDED)
     # Compressed events may be messages too.
     rows = connection.execute(
-        "SELECT event_json FROM transcript_events WHERE session_id = ? "  # noqa: S608
-        f"AND (event_json IS NULL OR {_MESSAGE}) ORDER BY seq DESC LIMIT ?",
+        f"SELECT {within('event_json')} AS event, event_json IS NULL AS compressed "  # noqa: S608
+        f"FROM transcript_events WHERE session_id = ? AND (event_json IS NULL OR {_MESSAGE}) "
+        "ORDER BY seq DESC LIMIT ?",
         (session, tail + 1),
-    ).fetchall()
+    )
     messages: list[Message] = []
-    compressed = 0
-    for row in reversed(rows[:tail]):
-        if row["event_json"] is None:
-            compressed += 1
-            continue
-        event = decode_object(row["event_json"])
-        message = _message(event)
+    compressed = read = 0
+    more = False
+    for number, row in enumerate(rows):
+        if number == tail or read > TRANSCRIPT_MAX:
+            more = True
+            break
+        compressed += row["compressed"]
+        read += len(row["event"] or "")
+        message = _message(decode_object(row["event"]))
         if message is not None:
             messages.append(message)
     problems: tuple[Problem, ...] = ()
     if compressed:
         reason = f"{compressed} events of session {session} are compressed and left out"
         problems = (Problem(ADAPTER, "format_newer", reason, path),)
-    return Transcript(tuple(messages), len(rows) > tail, problems)
+    return Transcript(tuple(messages[::-1]), more, problems)
 
 
 def _message(event: Json) -> Message | None:

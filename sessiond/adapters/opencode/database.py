@@ -22,7 +22,7 @@ from sessiond.adapters.opencode.rows import (
 from sessiond.adapters.reading import databases, texts
 from sessiond.adapters.reading.databases import columns_of
 from sessiond.adapters.reading.objects import decode_object, inner
-from sessiond.adapters.reading.sqlite import read_database
+from sessiond.adapters.reading.sqlite import TRANSCRIPT_MAX, read_database, within
 from sessiond.model.agent_session import Found, Message, Turn
 
 # So many conversations are read at once: each reading has a deadline of its own, and each is progress.
@@ -54,9 +54,9 @@ _NEEDED: Final = {
 }
 # A message or a part may hold whole files; which one is wanted is told without decoding it.
 _ROWS: Final = """
-SELECT s.id, {columns}, l.id AS last_id, l.data AS last_data, f.time_created AS first_time,
-  (SELECT data FROM part WHERE message_id = f.id AND {prompt} ORDER BY id LIMIT 1) AS first_prompt,
-  (SELECT data FROM part WHERE message_id = u.id AND {prompt} ORDER BY id LIMIT 1) AS last_prompt
+SELECT s.id, {columns}, l.id AS last_id, {last} AS last_data, f.time_created AS first_time,
+  (SELECT {data} FROM part WHERE message_id = f.id AND {prompt} ORDER BY id LIMIT 1) AS first_prompt,
+  (SELECT {data} FROM part WHERE message_id = u.id AND {prompt} ORDER BY id LIMIT 1) AS last_prompt
 FROM session s
 LEFT JOIN message l ON l.id = (SELECT id FROM message WHERE session_id = s.id
   ORDER BY time_created DESC, id DESC LIMIT 1)
@@ -68,7 +68,9 @@ WHERE s.id IN ({ids}) ORDER BY s.time_created
 """
 _USER: Final = 'instr(data, \'"role":"user"\')'
 _PROMPT: Final = 'instr(data, \'"type":"text"\') AND NOT instr(data, \'"synthetic":true\')'
-_PARTS: Final = "SELECT data FROM part WHERE message_id = ? ORDER BY id DESC LIMIT 20"
+_PARTS: Final = f"SELECT {within('data')} FROM part WHERE message_id = ? ORDER BY id DESC LIMIT ?"  # noqa: S608
+# Parts that tell what a message is at, and those of one that are read.
+_PARTS_NOW, _PARTS_MAX = 20, 200
 
 
 class Database(databases.Database[Row]):
@@ -153,7 +155,14 @@ def _outline(
 def _rows(connection: sqlite3.Connection, ids: Sequence[str], there: Collection[str]) -> list[Row]:
     columns = ", ".join(f"s.{name}" if name in there else f"NULL AS {name}" for name in _COLUMNS)
     # Columns are from the tuple above, ids are bound.
-    query = _ROWS.format(columns=columns, prompt=_PROMPT, user=_USER, ids=", ".join("?" * len(ids)))
+    query = _ROWS.format(
+        columns=columns,
+        prompt=_PROMPT,
+        user=_USER,
+        last=within("l.data"),
+        data=within("data"),
+        ids=", ".join("?" * len(ids)),
+    )
     return [_row(connection, row) for row in connection.execute(query, ids)]
 
 
@@ -161,7 +170,7 @@ def _row(connection: sqlite3.Connection, row: sqlite3.Row) -> Row:
     last = decode_object(row["last_data"])
     parts: list[Mapping[str, Any]] = []
     if last.get("role") == "assistant" and turn_of(last, ())[0] is Turn.WORKING:
-        parts = [decode_object(each[0]) for each in connection.execute(_PARTS, (row["last_id"],))]
+        parts = [decode_object(each[0]) for each in connection.execute(_PARTS, (row["last_id"], _PARTS_NOW))]
     turn, activity = turn_of(last, parts)
     cached = (row["tokens_cache_read"], row["tokens_cache_write"])
     native = {
@@ -204,16 +213,26 @@ def _row(connection: sqlite3.Connection, row: sqlite3.Row) -> Row:
 def _messages(connection: sqlite3.Connection, session: str, tail: int) -> tuple[list[Message], bool]:
     columns_of(connection, _NEEDED)
     rows = connection.execute(
-        "SELECT id, data FROM message WHERE session_id = ? ORDER BY time_created DESC, id DESC LIMIT ?",
+        f"SELECT id, {within('data')} AS data FROM message WHERE session_id = ? "  # noqa: S608
+        "ORDER BY time_created DESC, id DESC LIMIT ?",
         (session, tail + 1),
-    ).fetchall()
+    )
     messages: list[Message] = []
-    for row in reversed(rows[:tail]):
-        parts = connection.execute("SELECT data FROM part WHERE message_id = ? ORDER BY id", (row["id"],))
-        message = message_of(decode_object(row["data"]), [decode_object(part[0]) for part in parts])
+    read = 0
+    for number, row in enumerate(rows):
+        if number == tail or read > TRANSCRIPT_MAX:
+            return messages[::-1], True
+        read += len(row["data"] or "")
+        parts = []
+        for (part,) in connection.execute(_PARTS, (row["id"], _PARTS_MAX)):
+            read += len(part or "")
+            if read > TRANSCRIPT_MAX:
+                break
+            parts.append(decode_object(part))
+        message = message_of(decode_object(row["data"]), parts[::-1])
         if message is not None:
             messages.append(message)
-    return messages, len(rows) > tail
+    return messages[::-1], False
 
 
 def _number(value: object) -> int:

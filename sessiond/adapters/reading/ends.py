@@ -14,6 +14,8 @@ HEAD: Final = 16 * 1024
 TAIL: Final = 64 * 1024
 # A last line longer than this is read by nobody.
 LINE_MAX: Final = 4 * 1024 * 1024
+# Nor are more lines of a transcript, from its end: programs write longer ones.
+LINES_MAX: Final = 40_000
 
 # A FIFO that nobody writes to must not hold us up. Links are followed: people keep such folders elsewhere.
 _OPEN: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY

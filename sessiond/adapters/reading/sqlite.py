@@ -21,6 +21,9 @@ _MOST: Final = 2.0
 _STEPS: Final = 1_000
 # No text of a program's own is longer; what is, would be all our memory.
 _LENGTH_MAX: Final = 64 * 1024 * 1024
+# Characters of a value that is decoded, and of all that are read for one transcript.
+VALUE_MAX: Final = 4 * 1024 * 1024
+TRANSCRIPT_MAX: Final = 32 * 1024 * 1024
 _TRIES: Final = 3
 # Times of files advance in steps of the kernel's clock: what changed within one may do so once more unseen.
 _STEP_NS: Final = 20_000_000
@@ -53,6 +56,11 @@ def read_database(path: str, work: Callable[[sqlite3.Connection], T]) -> T:
         if logged or left == 0 or not _changed(path, status):
             return answer
     raise AssertionError("the last try returns or raises")
+
+
+def within(column: str) -> str:
+    """A column of text in a query, NULL where it is longer than what anybody says: whole files, images."""
+    return f"CASE WHEN length({column}) <= {VALUE_MAX} THEN {column} END"
 
 
 def database_stamp(path: str) -> tuple[object, ...] | None:

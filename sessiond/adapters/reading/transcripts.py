@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from sessiond.adapters.reading.ends import malformed, read_back
+from sessiond.adapters.reading.ends import LINES_MAX, malformed, read_back
 from sessiond.errors import NotFound
 from sessiond.model.agent_session import Found, Message, Transcript
 
@@ -33,8 +33,10 @@ def last_messages(found: Found, path: str, tail: int, read: Read) -> Transcript:
                 fields={"id": found.id, "path": path},
             ) from error
         whole = len(raw) >= size
-        messages, broken = _messages(raw.split(b"\n")[0 if whole else 1 :], read)
-        if whole or len(messages) > tail or window >= MOST:
+        lines = raw.split(b"\n")[0 if whole else 1 :]
+        whole = whole and len(lines) <= LINES_MAX
+        messages, broken = _messages(lines[-LINES_MAX:], read)
+        if whole or len(lines) > LINES_MAX or len(messages) > tail or window >= MOST:
             break
         window *= 4
     problems = (malformed(found.adapter, path, f"{broken} lines of it cannot be read"),) if broken else ()
