@@ -17,7 +17,7 @@ from sessiond.adapters.reading import ends as files
 from sessiond.adapters.reading.evidence import began_ns, executing, is_program, life_of, living
 from sessiond.adapters.reading.objects import decoded
 from sessiond.adapters.reading.packages import VERSION_MAX, read_package
-from sessiond.adapters.reading.stamps import Stamps
+from sessiond.adapters.reading.tracking import Tracked
 from sessiond.adapters.starting import model_words, prompt_input, prompt_word
 from sessiond.errors import NotFound, Unsupported
 from sessiond.model.agent_session import STOPPED, Found, Life, Message, Plan, Problem, Transcript, Turn, Wish
@@ -61,10 +61,7 @@ class Adapter:
         self._archive = os.path.join(self._home, "archived_sessions")
         self._locks = os.path.join(self._home, "thread-writer-locks")
         self._index = Index(self.name, os.path.abspath(environment.get("CODEX_SQLITE_HOME") or self._home))
-        self._stamps: Stamps[Rollout | None] = Stamps()
-        self._paths: dict[str, Rollout] = {}
-        self._ids: dict[str, set[str]] = {}
-        self._troubled: set[str] = set()
+        self._rollouts: Tracked[Rollout] = Tracked(self.name)
         self._index_troubled = ""
         self._locks_told = False
 
@@ -83,96 +80,40 @@ class Adapter:
         """All conversations, or those of files and folders that changed."""
         touched: set[str] = set()
         if changed is None:
-            yield from self._rescan(touched)
+            yield from self._rescan(self._home, touched)
         else:
             for path in changed:
                 yield from self._look(path.rstrip("/"), touched)
         if changed is None or any(self._index.owns(path) for path in changed):
-            touched |= self._index.refresh() & self._ids.keys()
+            touched |= self._index.refresh() & self._rollouts.ids.keys()
             yield from self._tell_index()
         if changed is None or any(path == self._locks for path in changed):
             yield from self._tell_locks()
-        for each in sorted(self._ids) if changed is None else sorted(touched):
+        for each in sorted(self._rollouts.ids) if changed is None else sorted(touched):
             found = self._found(each)
             yield Gone(each) if found is None else found
-
-    def _rescan(self, touched: set[str]) -> Iterator[Told]:
-        before = set(self._paths) | self._troubled
-        there, closed = self._walk()
-        yield from self._tell_closed(closed)
-        for path in there:
-            yield from self._read(path, touched)
-        for path in before - set(there) - closed.keys():
-            if not _in_any(path, closed):
-                yield from self._drop(path, touched)
-        self._stamps.only({*there, *self._paths})
 
     def _walk(self) -> tuple[list[str], dict[str, OSError]]:
         """Rollouts that are there, and folders that cannot be listed."""
         closed: dict[str, OSError] = {}
         return [*_below(self._live, 3, closed), *_below(self._archive, 0, closed)], closed
 
-    def _tell_closed(self, closed: Mapping[str, OSError]) -> Iterator[Told]:
-        """What was known of what is in them stays."""
-        for folder, error in closed.items():
-            self._troubled.add(folder)
-            yield files.unreadable(self.name, folder, error)
-
     def _look(self, path: str, touched: set[str]) -> Iterator[Told]:
         """What changed at a path: a rollout, or a folder of them."""
         inside = path == self._archive or path == self._live or path.startswith(self._live + "/")
         if rollouts.named(path) and (inside or os.path.dirname(path) == self._archive):
-            yield from self._read(path, touched)
+            yield from self._rollouts.read(path, _read, touched)
         elif inside or path == self._home:
-            known = {each for each in {*self._paths, *self._troubled} if f"{each}/".startswith(path + "/")}
-            walked, closed = self._walk()
-            yield from self._tell_closed(closed)
-            there = {each for each in walked if each.startswith(path + "/")}
-            for each in there:
-                yield from self._read(each, touched)
-            for each in known - there - closed.keys():
-                if not _in_any(each, closed):
-                    yield from self._drop(each, touched)
+            yield from self._rescan(path, touched)
 
-    def _read(self, path: str, touched: set[str]) -> Iterator[Told]:
-        try:
-            if path in self._paths and self._stamps.get(path) is not None:
-                return
-            rollout, stamp = rollouts.read(path)
-        except OSError as error:
-            # A link that leads nowhere is no file that was deleted.
-            if isinstance(error, FileNotFoundError) and not os.path.islink(path):
-                yield from self._drop(path, touched)
-                return
-            # What was known of it stays: that it cannot be read now does not end it.
-            self._troubled.add(path)
-            yield files.unreadable(self.name, path, error)
-            return
-        if rollout is None:
-            self._troubled.add(path)
-            yield files.malformed(self.name, path, "its first line is not that of a rollout")
-            return
-        if path in self._troubled:
-            self._troubled.discard(path)
-            yield Clear(path)
-        self._stamps.put(path, stamp, rollout)
-        self._paths[path] = rollout
-        self._ids.setdefault(rollout.id, set()).add(path)
-        touched.add(rollout.id)
-
-    def _drop(self, path: str, touched: set[str]) -> Iterator[Told]:
-        """A file is gone."""
-        self._stamps.forget(path)
-        if path in self._troubled:
-            self._troubled.discard(path)
-            yield Clear(path)
-        rollout = self._paths.pop(path, None)
-        if rollout is not None:
-            touched.add(rollout.id)
-            paths = self._ids[rollout.id]
-            paths.discard(path)
-            if not paths:
-                del self._ids[rollout.id]
+    def _rescan(self, folder: str, touched: set[str]) -> Iterator[Told]:
+        """All rollouts below a folder."""
+        walked, closed = self._walk()
+        below = folder.rstrip("/") + "/"
+        there = [each for each in walked if each.startswith(below)]
+        yield from self._rollouts.sweep(folder, there, closed, touched)
+        for path in there:
+            yield from self._rollouts.read(path, _read, touched)
 
     def _tell_index(self) -> Iterator[Told]:
         problem = self._index.problem
@@ -199,10 +140,12 @@ class Adapter:
 
     def _rollout(self, session: str) -> Rollout | None:
         """The file that counts, of a conversation of which there are several."""
-        paths = self._ids.get(session)
+        paths = self._rollouts.ids.get(session)
         if not paths:
             return None
-        return self._paths[min(paths, key=lambda path: (path.endswith(".zst"), self._archived(path), path))]
+        return self._rollouts.paths[
+            min(paths, key=lambda path: (path.endswith(".zst"), self._archived(path), path))
+        ]
 
     def _archived(self, path: str) -> bool:
         return os.path.dirname(path) == self._archive
@@ -256,7 +199,7 @@ class Adapter:
             if process.pid in holders:
                 continue
             for path in process.open_files:
-                rollout = self._paths.get(path)
+                rollout = self._rollouts.paths.get(path)
                 if rollout is not None and not lives.get(rollout.id, STOPPED).alive:
                     lives[rollout.id] = self._life(rollout.id, process, processes, holders)
         shared = [
@@ -464,8 +407,10 @@ def _below(folder: str, depth: int, closed: dict[str, OSError]) -> Iterator[str]
             yield from _below(entry.path, depth - 1, closed)
 
 
-def _in_any(path: str, folders: Collection[str]) -> bool:
-    return any(path.startswith(f"{each}/") for each in folders)
+def _read(path: str) -> tuple[Rollout, files.Stamp] | str:
+    """What a rollout tells, or what is wrong with it. Raises OSError."""
+    rollout, stamp = rollouts.read(path)
+    return "its first line is not that of a rollout" if rollout is None else (rollout, stamp)
 
 
 def _runs(session: str, process: Process, processes: Processes) -> bool:

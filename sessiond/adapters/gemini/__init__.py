@@ -16,11 +16,11 @@ from sessiond.adapters.reading import texts
 from sessiond.adapters.reading.evidence import handed_down, life_of, living, marked
 from sessiond.adapters.reading.objects import BROKEN, decoded
 from sessiond.adapters.reading.packages import VERSION_MAX, read_package
-from sessiond.adapters.reading.stamps import Stamps
+from sessiond.adapters.reading.tracking import Tracked
 from sessiond.adapters.starting import model_words, prompt_input, prompt_word
 from sessiond.errors import InvalidArgument, NotFound, Unsupported
 from sessiond.model.agent_session import Found, Life, Plan, Problem, Transcript, Wish
-from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, Processes, Told, Watched
+from sessiond.ports.discovery import Evidence, Gone, Possible, Process, Processes, Told, Watched
 
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -52,10 +52,7 @@ class Adapter:
         home = environment.get("GEMINI_CLI_HOME") or environment.get("HOME") or "/"
         self._home = os.path.join(os.path.abspath(home), ".gemini")
         self._tmp = os.path.join(self._home, "tmp")
-        self._stamps: Stamps[Found] = Stamps()
-        self._paths: dict[str, Found] = {}
-        self._ids: dict[str, set[str]] = {}
-        self._troubled: set[str] = set()
+        self._files: Tracked[Found] = Tracked(self.name)
 
     # ---- files ------------------------------------------------------------------------------
 
@@ -68,26 +65,19 @@ class Adapter:
         touched: set[str] = set()
         if changed is None:
             yield from self._walked(self._tmp, touched)
-            self._stamps.only(self._paths.keys())
         else:
             for path in changed:
                 yield from self._look(path.rstrip("/"), touched)
-        for each in sorted(self._ids) if changed is None else sorted(touched):
+        for each in sorted(self._files.ids) if changed is None else sorted(touched):
             yield self._counts(each) or Gone(each)
 
     def _walked(self, folder: str, touched: set[str]) -> Iterator[Told]:
         """All below a folder. What was known in folders that cannot be listed stays."""
         closed: dict[str, OSError] = {}
         there = list(self._walk(folder, closed))
-        for path, error in closed.items():
-            self._troubled.add(path)
-            yield files.unreadable(self.name, path, error)
-        known = {each for each in {*self._paths, *self._troubled} if f"{each}/".startswith(folder + "/")}
-        for path in known - set(there) - closed.keys():
-            if not any(path.startswith(f"{each}/") for each in closed):
-                yield from self._drop(path, touched)
+        yield from self._files.sweep(folder, there, closed, touched)
         for path in there:
-            yield from self._read(path, touched)
+            yield from self._files.read(path, self._read, touched)
 
     def _walk(self, folder: str, closed: dict[str, OSError]) -> Iterator[str]:
         """Files of conversations below a folder; ``closed`` takes those that cannot be listed."""
@@ -119,67 +109,29 @@ class Adapter:
     def _look(self, path: str, touched: set[str]) -> Iterator[Told]:
         """What changed at a path: a conversation, a folder of such, or where a project is."""
         if self._is_chat(path):
-            yield from self._read(path, touched)
+            yield from self._files.read(path, self._read, touched)
             return
         if path.endswith("/.project_root"):
             path = os.path.dirname(path)
-            for each in [each for each in self._paths if each.startswith(path + "/")]:
-                self._stamps.forget(each)
+            self._files.forget(path)
         if path != self._tmp and not path.startswith(self._tmp + "/"):
             if path not in (self._home, os.path.dirname(self._home)):
                 return
             path = self._tmp
         yield from self._walked(path, touched)
 
-    def _read(self, path: str, touched: set[str]) -> Iterator[Told]:
-        try:
-            if path in self._paths and self._stamps.get(path) is not None:
-                return
-            ends = files.read_ends(path)
-            chat = self._chat(path, ends)
-        except OSError as error:
-            # A link that leads nowhere is no file that was deleted.
-            if isinstance(error, FileNotFoundError) and not os.path.islink(path):
-                yield from self._drop(path, touched)
-                return
-            # What was known of it stays: that it cannot be read now does not end it.
-            self._troubled.add(path)
-            yield files.unreadable(self.name, path, error)
-            return
+    def _read(self, path: str) -> tuple[Found, files.Stamp] | str:
+        """What a file tells, or what is wrong with it. Raises OSError."""
+        ends = files.read_ends(path)
+        chat = self._chat(path, ends)
         if chat is None:
-            self._troubled.add(path)
-            yield files.malformed(self.name, path, "no line of it tells which conversation it is")
-            return
-        if path in self._troubled:
-            self._troubled.discard(path)
-            yield Clear(path)
-        before = self._paths.get(path)
-        if before is not None and before.id != chat.id:
-            yield from self._drop(path, touched)
-        found = chats.found_of(chat)
-        self._stamps.put(path, ends.stamp, found)
-        self._paths[path] = found
-        self._ids.setdefault(found.id, set()).add(path)
-        touched.add(found.id)
-
-    def _drop(self, path: str, touched: set[str]) -> Iterator[Told]:
-        """A file is gone."""
-        self._stamps.forget(path)
-        if path in self._troubled:
-            self._troubled.discard(path)
-            yield Clear(path)
-        found = self._paths.pop(path, None)
-        if found is not None:
-            touched.add(found.id)
-            paths = self._ids[found.id]
-            paths.discard(path)
-            if not paths:
-                del self._ids[found.id]
+            return "no line of it tells which conversation it is"
+        return chats.found_of(chat), ends.stamp
 
     def _counts(self, session: str) -> Found | None:
         """Of files with the same id (a used one is not refused), the one begun last."""
-        paths = self._ids.get(session)
-        return self._paths[max(paths, key=os.path.basename)] if paths else None
+        paths = self._files.ids.get(session)
+        return self._files.paths[max(paths, key=os.path.basename)] if paths else None
 
     def _chat(self, path: str, ends: files.Ends) -> chats.Chat | None:
         """Raises OSError."""
