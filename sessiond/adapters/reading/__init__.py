@@ -1,1 +1,1 @@
-"""What adapters share: ends of files, what is kept of unchanged ones, hostile texts, foreign databases."""
+"""What adapters share of reading: files and their ends, hostile JSON and texts, foreign databases, evidence."""

@@ -1,4 +1,4 @@
-"""What shows that a process has a conversation open: locks it holds, what it executes, marks it carries."""
+"""What shows that a process has a conversation open: what it executes, marks it carries, when it began."""
 
 from __future__ import annotations
 
