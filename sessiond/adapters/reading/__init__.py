@@ -1,1 +1,1 @@
-"""What adapters share of reading: files and their ends, hostile JSON and texts, foreign databases, evidence."""
+"""What adapters share: ends of files, what is known of them, hostile JSON and texts, databases, evidence."""
