@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sessiond.adapters.reading.texts import shorten
 from sessiond.discovery import wire
 from sessiond.errors import SessiondError, Unreachable, Unsupported
 from sessiond.model.agent_session import Probe, is_proper_id
@@ -17,7 +18,8 @@ def describe(error: BaseException) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     place = f" at {trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}" if trace else ""
-    text = str(error).splitlines()[0][:300] if str(error) else ""
+    # What is wrong may be told in the words of a file: they are logged, and shown.
+    text = shorten(str(error).split("\n", 1)[0], 300)
     return f"{type(error).__name__}: {text}{place}" if text else f"{type(error).__name__}{place}"
 
 

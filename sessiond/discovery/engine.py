@@ -6,6 +6,7 @@ import os
 import select
 import socket
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -65,6 +66,14 @@ class Channel:
             self._socket.sendall(b"".join(frames))
         except (BrokenPipeError, ConnectionResetError):
             raise HostGone from None
+
+    def leave(self) -> None:
+        """Say no more, and stay until the host has heard all: were this to end with questions unread, the
+        kernel would take from the host what it was told last."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            while self._socket.recv(_READ):
+                pass
 
     def receive(self) -> list[wire.Asked]:
         """Wait for something, and return the questions that are complete. Raises HostGone."""

@@ -144,6 +144,7 @@ def _run(make: MakeAdapter, places: Places, asked: Fork, channel: Channel) -> in
             adapter = make(asked.adapter, os.environ)
         except Exception as error:  # noqa: BLE001  (Another's code is loaded here: whatever it raises is told.)
             channel.send(wire.frame(wire.Failed(describe(error))))
+            channel.leave()
             return 1
         if asked.plain:
             answer_only(adapter, channel)
@@ -153,5 +154,6 @@ def _run(make: MakeAdapter, places: Places, asked: Fork, channel: Channel) -> in
         return 0
     except AdapterBroken:
         # The host was told.
+        channel.leave()
         return 1
     return 0

@@ -284,3 +284,21 @@ def test_the_row_of_the_doctor() -> None:
     assert "codex (silent for 3 s)" in row.detail
     assert "5: /f0 (bad), /f1 (bad), /f2 (bad) and 2 more" in row.detail
     assert row.fix == "sessionctl discovered --errors"
+
+
+async def test_a_list_that_no_client_could_take_comes_in_pages(
+    made: House, finder: FakeFinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sessiond.supervisor.services.discovery._PAGE_MAX", 512 * 1024)
+    for number in range(1500):
+        finder.put(found(f"row-{number:04}", cwd="/" + "x" * 1000))
+    told: list[str] = []
+    token, pages = "", 0
+    while token or not pages:
+        answer = await listed(made, filter=ALL, page_token=token)
+        assert answer.ByteSize() < 512 * 1024 or len(answer.agent_sessions) <= 500
+        assert answer.total == 1500
+        told += [row.id for row in answer.agent_sessions]
+        token, pages = answer.next_page_token, pages + 1
+    assert sorted(told) == [f"row-{number:04}" for number in range(1500)]
+    assert pages > 1

@@ -9,17 +9,21 @@ import os
 import socket
 import sqlite3
 import threading
+import tracemalloc
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from sessiond.adapters import make_adapter
+from sessiond.adapters.acp.journal import Journal
 from sessiond.adapters.opencode import control
 from sessiond.adapters.reading.sqlite import read_database
+from sessiond.discovery.answers import describe
+from sessiond.discovery.engine import Channel
 from sessiond.discovery.lives import settle
 from sessiond.discovery.processes import read_stat
-from sessiond.errors import Conflict, InvalidArgument, PermissionDenied
+from sessiond.errors import Conflict, InvalidArgument, PermissionDenied, SessiondError
 from sessiond.model.agent_session import MARKER, Found, Life, is_proper_id
 from sessiond.model.conversation import Choice
 from sessiond.ports.discovery import AgentAdapter, Evidence
@@ -372,3 +376,52 @@ def test_names_in_a_database_that_are_no_text_are_its_trouble(tmp_path: Path) ->
 
     with pytest.raises(sqlite3.DatabaseError):
         read_database(str(path), names)
+
+
+def test_a_journal_that_is_a_pipe_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "talk.jsonl"
+    os.mkfifo(path, 0o600)
+    with pytest.raises(SessiondError) as caught:
+        Journal.go_on(path, "talk")
+    assert caught.value.code == "journal_failed"
+
+
+def test_a_journal_with_a_line_without_end_is_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "acp/talk.jsonl"
+    Journal.begin(path, "talk", "/tmp", ["x"]).close()
+    with path.open("ab") as file:
+        file.write(b'{"type":"opened","session":"s1"}\n')
+        file.write(b"x" * 60_000_000)
+    tracemalloc.start()
+    try:
+        journal, _, session = Journal.go_on(path, "talk")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    journal.close()
+    assert session == "s1"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert most < 30_000_000
+    assert path.read_bytes().endswith(b"x\n")
+
+
+def test_what_a_file_says_wrong_is_told_without_steering_a_terminal() -> None:
+    told = describe(ValueError("bad \x1b[2J\x07 value\nwith more"))
+    assert told.isprintable()
+    assert "bad [2J value" in told
+
+
+def test_what_is_told_last_arrives_though_questions_were_left_unread() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(b"a question that nobody reads")
+        channel = Channel(theirs)
+        channel.send(b"the reason")
+        leaving = threading.Thread(target=channel.leave)
+        leaving.start()
+        told = b""
+        while part := ours.recv(100):
+            told += part
+        ours.close()
+        leaving.join()
+        assert told == b"the reason"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from sessiond.adapters.reading.ends import LINE_MAX, irregular
 from sessiond.adapters.reading.objects import decoded
 from sessiond.errors import Conflict, InvalidArgument, NotFound, SessiondError
 from sessiond.paths import Paths, private_folder
@@ -124,6 +126,9 @@ class Journal:
             ) from error
         except OSError as error:
             raise _unwritable(path, error) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise _unwritable(path, irregular(str(path)))
         journal = cls._locked(path, descriptor, id)
         try:
             header, session = journal._opened()
@@ -152,7 +157,8 @@ class Journal:
         session = ""
         last = b"\n"
         with open(self._descriptor, "rb", closefd=False) as file:
-            for number, line in enumerate(file):
+            # Of a line that is longer than any of ours the pieces are lines that tell nothing.
+            for number, line in enumerate(iter(lambda: file.readline(LINE_MAX), b"")):
                 last = line
                 if number and b'"opened"' not in line[:64]:
                     continue

@@ -21,6 +21,7 @@ from sessiond.adapters.acp.journal import Journal, path_of
 from sessiond.adapters.acp.peer import Params, Peer, Refused
 from sessiond.adapters.acp.talk import Talk
 from sessiond.adapters.acp.telling import Telling, make_telling
+from sessiond.adapters.reading.texts import absolute
 from sessiond.errors import InvalidArgument, SessiondError, Unreachable, Unsupported
 
 PROTOCOL: Final = 1
@@ -100,7 +101,8 @@ class _Conversation:
         before = ""
         if self._options.resume:
             journal, header, before = Journal.go_on(path, id)
-            cwd = header.cwd if isinstance(header.cwd, str) else os.getcwd()
+            # A folder that is not whole is none that anybody checked.
+            cwd = absolute(header.cwd) or os.getcwd()
             kept = header.command if isinstance(header.command, list) else []
             command = self._options.command or [word for word in kept if isinstance(word, str)]
         else:

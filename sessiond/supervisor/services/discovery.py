@@ -29,11 +29,14 @@ from sessiond.supervisor.discovered.candidates import candidates
 from sessiond.supervisor.discovered.editing import Edit, editing
 from sessiond.supervisor.discovered.known import Discovered
 from sessiond.supervisor.discovered.launching import Launching
+from sessiond.supervisor.discovered.paging import Page
 from sessiond.supervisor.discovered.resuming import Resuming, Wanted
 from sessiond.supervisor.discovered.watching import Change, Current
 from sessiond.supervisor.registry import Registry
 
 _TAIL, _TAIL_MAX = 20, 1_000
+# Bytes of an answer, below what clients take; so many rows are never more, whatever programs wrote.
+_PAGE_MAX, _PAGE_SURE = 48 * 1024 * 1024, 500
 
 
 class DiscoveryService(discovery_pb2_grpc.DiscoveryServiceServicer):
@@ -98,6 +101,13 @@ class DiscoveryService(discovery_pb2_grpc.DiscoveryServiceServicer):
         page = await self._discovered.listing(
             choice, request.page_size, request.page_token, refresh=request.refresh
         )
+        answer = self._listed(page, choice)
+        while len(page.rows) > _PAGE_SURE and answer.ByteSize() > _PAGE_MAX:
+            page = await self._discovered.listing(choice, len(page.rows) // 2, request.page_token)
+            answer = self._listed(page, choice)
+        return answer
+
+    def _listed(self, page: Page, choice: Choice) -> pb.ListAgentSessionsResponse:
         return pb.ListAgentSessionsResponse(
             agent_sessions=map(agent_session_to_wire, page.rows),
             next_page_token=page.token,
