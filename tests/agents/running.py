@@ -36,6 +36,7 @@ class Running:
     ) -> None:
         self.mark = uuid.uuid4().hex
         self.output = b""
+        self._known: set[psutil.Process] = set()
         self._changed = threading.Condition()
         self._ended = False
         self._screen: Screen | None = None
@@ -123,13 +124,14 @@ class Running:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Signal all that comes from it, and wait until those are gone that SIGKILL ends."""
-        family = self.family()
-        for one in family:
+        # What is about to end tells no environment any more, and is waited for too.
+        self._known.update(self.family())
+        for one in self._known:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.send_signal(number)
         if number == signal.SIGKILL:
             self.process.wait(WAIT)
-            psutil.wait_procs(family, WAIT)
+            psutil.wait_procs(self._known, WAIT)
 
     def close(self) -> None:
         """End it with all that it started; safe to repeat."""

@@ -115,7 +115,12 @@ def test_what_a_person_starts_is_found_while_it_runs_and_stopped_once_it_is_kill
     program = guests.program(name, folder)
     with guests.watching() as watch:
         started = guests.by_hand(program, *words, "slow answer", cwd=folder)
-        row = watch.until_status("running", adapter)
+        guests.model.wait_held("slow answer")
+        # On disk by then: killed before, it has left nothing to be shown.
+        row = watch.until(
+            lambda rows: next((one for one in rows.values() if one.first_prompt), None), "what was asked"
+        )
+        assert (row.adapter, status(row)) == (adapter, "running")
         assert (row.cwd, row.session, row.agent) == (folder, "", "")
         labelled = guests.call("LabelAgentSession", agent_session=row.id, set_labels={"mine": "yes"})
         assert dict(labelled.agent_session.labels) == {"mine": "yes"}
