@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,18 +22,13 @@ MARKER = "SESSIOND_AGENT_SESSION"
 # both are one, which is shown as this.
 INNER = "inner"
 
-ID_MAX = 256
+_PROPER_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+~-]{0,255}")
 
 
 def is_proper_id(text: str) -> bool:
     """Whether a conversation can be called so: ids come from files and environments that anybody wrote, go
-    into command lines and paths, and are shown. No option, no path, one word that can be read."""
-    return (
-        0 < len(text) <= ID_MAX
-        and text[0] not in "-."
-        and text.isprintable()
-        and not any(one in " /" for one in text)
-    )
+    into command lines and paths, and are shown to be typed. No option, no path, nothing to a shell."""
+    return _PROPER_ID.fullmatch(text) is not None
 
 
 class AgentSessionStatus(StrEnum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -368,3 +369,12 @@ async def test_one_held_through_another_program_that_went_on_by_itself(base: Bas
     await base.finder.read()
     told = await refused(base.resume("opencode:ses"))
     assert (told.code, told.fields["adapter"], told.fields["pid"]) == ("agent_session_live", "acp", "4000")
+
+
+async def test_a_folder_in_a_hint_is_one_word_to_a_shell(base: Base, tmp_path: Path) -> None:
+    folder = tmp_path / "x; touch y"
+    folder.mkdir()
+    base.put("outside", cwd=str(folder))
+    await base.finder.read()
+    told = await refused(base.resume("outside"))
+    assert shlex.split(told.hint)[-1] == str(folder)

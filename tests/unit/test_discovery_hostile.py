@@ -45,6 +45,8 @@ IMPROPER = [
     "a b",
     "a\nb",
     "a\x1b[2J",
+    "$(x)",
+    "a;x",
     "\udcff",
     "x" * 257,
 ]

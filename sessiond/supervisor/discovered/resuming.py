@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -211,7 +212,8 @@ class Resuming:
         raise Conflict(
             "session_missing",
             f"the folder it works in is in no session: {row.cwd or 'it is not known'}",
-            hint=f"sessionctl adopt {row.cwd}" if row.cwd else "name a session",
+            # It is there to be pasted into a shell, and anybody may have made up the path.
+            hint=f"sessionctl adopt {shlex.quote(row.cwd)}" if row.cwd else "name a session",
             fields=_fields(row),
         )
 
