@@ -17,9 +17,9 @@ class FakeFinder:
     """Public fields are for tests to read and to set; methods below the port's are what happens by hand.
 
     ``rows`` are all conversations there are, with their lives; change them by ``put`` and ``remove``, which
-    tell the watcher, or by hand for what only a ``refresh``, a ``look`` or ``is_alive`` is to notice. Adapters
-    in ``held`` tell nothing and answer nothing until they are ``release``d; one in ``faults`` fails: its
-    questions raise that error.
+    tell the watcher, or by hand for what only a ``refresh``, a ``look`` or ``is_alive`` is to notice.
+    Adapters in ``held`` tell nothing and answer nothing until they are ``release``d; one in ``faults`` fails:
+    its questions raise that error.
     """
 
     adapters: Sequence[str] = ("claude-code", "codex", "opencode", "pi")

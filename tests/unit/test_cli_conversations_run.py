@@ -16,7 +16,7 @@ import pytest
 
 from sessiond.cli.terminal import Outcome
 from sessiond.errors import InvalidArgument, NotFound, Unreachable, Unsupported
-from sessiond.model.agent_session import STOPPED, Life, Plan, Turn
+from sessiond.model.agent_session import STOPPED, Life, Plan, Transcript, Turn
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from tests.unit.cli_case import StandIn, ctl, programs
 from tests.unit.cli_conversations_case import (
@@ -418,7 +418,8 @@ def test_one_whose_folder_is_not_known_or_gone(here: Machine, tmp_path: Path) ->
 @pytest.fixture
 def live(here: Machine, tmp_path: Path) -> Iterator[Machine]:
     here.put(found(CLAUDE, cwd=str(here.folder / "shop"), life=alive(4242)))
-    # Before anything is ended it is made sure that there is a program to go on with.
+    # Before anything is ended it is made sure that there is something and a program to go on with.
+    here.finder.transcripts[KEY] = Transcript(())
     with programs(tmp_path / "bin", **{"claude-code": "exit 0"}):
         yield here
 
