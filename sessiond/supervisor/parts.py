@@ -35,7 +35,7 @@ from sessiond.supervisor.agents import AgentCalls
 from sessiond.supervisor.at_rest import AtRest, UnitsOf
 from sessiond.supervisor.changes import Changes, Defaults
 from sessiond.supervisor.directory import Directory
-from sessiond.supervisor.discovered.asking import asking
+from sessiond.supervisor.discovered.asking import asking, waiting
 from sessiond.supervisor.discovered.known import Discovered, Rules
 from sessiond.supervisor.discovered.launching import Launching
 from sessiond.supervisor.discovered.learning import Learning
@@ -179,6 +179,7 @@ async def build(
         Names(paths, lambda session: directory.get(session).identity.name),
         directory.resolve,
         asking(lambda: calls),
+        waiting(lambda: calls),
     )
     daemons = Daemons(paths.session_socket)
     stack.push_async_callback(daemons.close)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sessiond.agents.book import Book
+from sessiond.aio import Pulse
 from sessiond.errors import NotFound
 from sessiond.model.agent_session import STOPPED, Found, Life, Overlay, Turn
 from sessiond.model.conversation import AgentSession, Choice
@@ -52,6 +53,7 @@ class Knowing:
         self.sessions = {SESSION: "work"}
         self.agents: dict[str, Life] = {}
         self.asked: list[str] = []
+        self.ended = Pulse()
         paths = Paths.from_environment()
         self.book = Book(SESSION, paths.session_state(SESSION), paths.runtime)
         self.overlays = Overlays(self.store)
@@ -62,6 +64,7 @@ class Knowing:
             Names(paths, self._name),
             self._resolve,
             self._ask,
+            self._wait,
             clock=lambda: self.clock,
             now=lambda: self.now,
         )
@@ -84,6 +87,14 @@ class Knowing:
     async def _ask(self, mark: str) -> Life:
         self.asked.append(mark)
         return self.agents.get(mark, STOPPED)
+
+    async def _wait(self, mark: str) -> None:
+        await self.ended.until(lambda: self.agents.get(mark, STOPPED).alive is False or None)
+
+    def end(self, mark: str) -> None:
+        """An agent ends, and only its session's daemon knows."""
+        self.agents[mark] = STOPPED
+        self.ended.fire()
 
     async def rows(self, choice: Choice = ALL) -> list[AgentSession]:
         """What a list shows."""

@@ -53,9 +53,8 @@ async def test_a_launch_that_never_wrote_anything_is_no_row_once_its_agent_has_e
         [row] = await known.rows(Choice())
         assert row.pending
         assert row.status is AgentSessionStatus.RUNNING
-        known.agents[MARK] = STOPPED
-        known.clock += 2
-        await known.rows()
+        # Nobody asks, and no adapter sees a process: its daemon tells.
+        known.end(MARK)
         await tended(known, lambda _: known.discovered.view(("claude-code", WAITING)) is None)
         assert await known.rows() == []
 

@@ -12,6 +12,7 @@ from sessiond.model.conversation import split_mark
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from sessiond.rpc.agent_codec import state_from_wire
 from sessiond.supervisor.agents import AgentCalls
+from sessiond.supervisor.discovered.background import Background
 from sessiond.supervisor.discovered.merging import UNTOLD
 from sessiond.supervisor.forwarding import DaemonStatus
 
@@ -20,13 +21,19 @@ _PATIENCE = 2.0
 _AT_ONCE = 8
 
 Ask = Callable[[str], Awaitable[Life]]
+Wait = Callable[[str], Awaitable[None]]
 
 
 class AgentLives:
     """What was last heard of agents, by `SESSION-AGENT`."""
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, wait: Wait, background: Background, ended: Callable[[], None]) -> None:
+        """``wait`` returns when an agent has ended; ``ended`` is called then for those that lived."""
         self._ask = ask
+        self._wait = wait
+        self._background = background
+        self._ended = ended
+        self._awaited: set[str] = set()
         self._room = asyncio.Semaphore(_AT_ONCE)
         self.known: dict[str, Life] = {}
 
@@ -36,6 +43,18 @@ class AgentLives:
         heard = await asyncio.gather(*map(self._one, wanted))
         self.known.clear()
         self.known.update(zip(wanted, heard, strict=True))
+        for mark, life in self.known.items():
+            if life.alive and mark not in self._awaited:
+                self._awaited.add(mark)
+                self._background.start(self._await(mark), f"end of agent {mark}")
+
+    async def _await(self, mark: str) -> None:
+        """Have its end heard of when it comes: no adapter sees a process of it that could end."""
+        try:
+            await self._wait(mark)
+        finally:
+            self._awaited.discard(mark)
+        self._ended()
 
     async def _one(self, mark: str) -> Life:
         async with self._room:
@@ -62,6 +81,20 @@ def asking(calls: Callable[[], AgentCalls]) -> Ask:
         return life_of(pb.GetAgentResponse.FromString(raw).agent, mark)
 
     return ask
+
+
+def waiting(calls: Callable[[], AgentCalls]) -> Wait:
+    """How the supervisor waits: as any client does."""
+
+    async def wait(mark: str) -> None:
+        session, agent = split_mark(mark)
+        request = pb.WaitAgentRequest(session=session, agent=agent).SerializeToString()
+        try:
+            await calls().unary("WaitAgent", request, None)
+        except DaemonStatus as status:
+            raise status.error() from status
+
+    return wait
 
 
 def life_of(agent: pb.Agent, mark: str) -> Life:

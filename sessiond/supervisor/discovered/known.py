@@ -23,7 +23,7 @@ from sessiond.model.agent_session import (
 )
 from sessiond.model.conversation import AgentSession, Choice, Trouble, pending_mark
 from sessiond.ports.discovery import Checked, Finder, FinderEvent, Problems
-from sessiond.supervisor.discovered.asking import AgentLives, Ask
+from sessiond.supervisor.discovered.asking import AgentLives, Ask, Wait
 from sessiond.supervisor.discovered.background import Background
 from sessiond.supervisor.discovered.choosing import Chooser, foremost
 from sessiond.supervisor.discovered.merging import Views
@@ -65,16 +65,20 @@ class Discovered:
         names: Names,
         resolve: Callable[[str], str],
         ask: Ask,
+        wait: Wait,
         *,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """``resolve`` tells the id of the session that a word means; ``ask`` whether an agent lives."""
+        """``resolve`` tells the id of the session that a word means; ``ask`` whether an agent lives, and
+        ``wait`` returns when it does no more."""
         self._make_finder = make_finder
         self._rules = rules
         self._overlays = overlays
         self._told = Told(rules.adapters, clock=clock, now=now)
-        self._lives = AgentLives(ask)
+        self._untended = asyncio.Event()
+        self.background = Background()
+        self._lives = AgentLives(ask, wait, self.background, self._untended.set)
         self._tender = Tender(self._told, overlays, keep=rules.keep, now=now)
         self._views = Views(self._told, overlays, names, self._lives.known)
         self._pages = Pages(self._views.get)
@@ -86,11 +90,9 @@ class Discovered:
         self._looking: set[str] = set()
         self._agents_looked: float | None = None
         self._dirty: set[str] = set()
-        self._untended = asyncio.Event()
         self._closed = False
         self._began: list[Callable[[], None]] = []
         self.names = names
-        self.background = Background()
         # Fired whenever something that is known became another.
         self.changed = Pulse()
 
