@@ -21,6 +21,7 @@ from sessiond.config.kinds import (
     Key,
     Kind,
     Seconds,
+    Several,
     Size,
     Switch,
     Text,
@@ -142,7 +143,11 @@ class Terminal:
 class Adapters:
     """What finds the conversations of agent programs."""
 
-    disabled: tuple[str, ...] = setting(FileNames(), "", "Adapters that are not used.")
+    disabled: tuple[str, ...] = setting(
+        Several("claude-code", "codex", "opencode", "pi", "pi-rust", "openclaw", "gemini", "acp"),
+        "",
+        "Adapters that are not used.",
+    )
     deadline: float = setting(
         Seconds(0.1, 600), "3", "An adapter that is silent for so long over its work is killed."
     )

@@ -211,6 +211,25 @@ class FileNames:
         return tuple(dict.fromkeys(names))
 
 
+class Several:
+    """Some of a few words. In variables and flags a comma stands between them."""
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+        self.allowed = f"a list of {', '.join(words)}"
+
+    def read(self, texts: Sequence[str]) -> object:
+        """All parts of all texts."""
+        return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+
+    def check(self, value: object, home: Path) -> tuple[str, ...]:
+        """Words that are among them, each once, in the order given."""
+        words = _texts(value, self.allowed)
+        if not set(words) <= set(self.words):
+            raise ValueError(self.allowed)
+        return tuple(dict.fromkeys(words))
+
+
 def _texts(value: object, allowed: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise ValueError(allowed)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from sessiond import config
-from sessiond.config.kinds import Choice
+from sessiond.adapters import ADAPTERS
+from sessiond.config.kinds import Choice, Several
 from sessiond.errors import InvalidArgument
 from sessiond.model.identity import SessionType
 
@@ -39,6 +40,19 @@ def test_defaults(tmp_path: Path) -> None:
     assert settings.log.level == "info"
     assert not settings.given("discovery.roots")
     assert all(row.origin == "default" for row in settings.rows())
+
+
+def test_adapters_are_switched_off_by_their_names(tmp_path: Path) -> None:
+    [kind] = [one.kind for one in config.SETTINGS if one.key == "adapters.disabled"]
+    assert isinstance(kind, Several)
+    assert kind.words == tuple(ADAPTERS)
+    path = write(tmp_path, '[adapters]\ndisabled = ["gemini", "acp", "gemini"]\n')
+    assert config.load(path, HOME).adapters.disabled == ("gemini", "acp")
+    assert config.load(path, HOME | {"SESSIOND_ADAPTERS_DISABLED": "pi, codex"}).adapters.disabled == (
+        "pi",
+        "codex",
+    )
+    assert "claude-code" in fault(path, {"SESSIOND_ADAPTERS_DISABLED": "claude"}).message
 
 
 def test_the_default_owner_is_the_user(tmp_path: Path) -> None:
