@@ -52,7 +52,7 @@ def test_adapters_are_switched_off_by_their_names(tmp_path: Path) -> None:
         "pi",
         "codex",
     )
-    assert "claude-code" in fault(path, {"SESSIOND_ADAPTERS_DISABLED": "claude"}).message
+    assert "claude-code" in fault(path, {"SESSIOND_ADAPTERS_DISABLED": "claude"}).hint
 
 
 def test_the_default_owner_is_the_user(tmp_path: Path) -> None:
