@@ -260,6 +260,8 @@ def test_resuming_in_a_terminal_after_a_kill(seen: Seen, start: Callable[..., Ru
     wish = new(folder, "remember me")
     run = start(seen.adapter.launch(wish), tty=True)
     run.wait_text("You said: remember me")
+    # What it shows is written a moment later; without that there is nothing to go on with.
+    seen.until(lambda rows: rows[wish.id].first_prompt == "remember me", "what is kept of it")
     run.kill()
     stopped = seen.one()
     assert stopped.status is Status.STOPPED

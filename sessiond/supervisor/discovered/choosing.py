@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sessiond.errors import InvalidArgument, NotFound
-from sessiond.model.agent_session import Key
 from sessiond.model.conversation import AgentSession, pending_mark
 from sessiond.model.identity import ID_PREFIX_MIN
 from sessiond.supervisor.discovered.merging import Views
@@ -60,11 +59,6 @@ class Chooser:
         """The adapter that a word names, or none, and the rest of it."""
         adapter, colon, rest = word.partition(":")
         return ((adapter,), rest) if colon and adapter in self._adapters else ((), word)
-
-    def key(self, word: str) -> Key | None:
-        """What a word that names adapter and id names, whether it is known or not."""
-        adapters, rest = self.split(word)
-        return (next(iter(adapters)), rest) if adapters and rest else None
 
     async def _by_agent(self, word: str) -> list[AgentSession]:
         """Conversations of the agent that `SESSION/AGENT` means; none where it means no session."""

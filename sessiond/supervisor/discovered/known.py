@@ -341,11 +341,16 @@ class Discovered:
         try:
             return await self._chooser.find(word)
         except NotFound:
-            key = self._chooser.key(word)
-            found = await self._alive(key) if key is not None else None
-            if found is None:
+            # Its files may be there already, and not be heard of yet: asking has them heard.
+            adapters, rest = self._chooser.split(word)
+            if not rest or "/" in rest or pending_mark(rest):
                 raise
-            return self._views.join(found, age=0.0)
+            keys = [(one, rest) for one in self._rules.adapters if not adapters or one in adapters]
+            asked = await asyncio.gather(*map(self._alive, keys))
+            found = [one for one in asked if one is not None]
+            if len(found) == 1:
+                return self._views.join(found[0], age=0.0)
+            return await self._chooser.find(word)
 
     async def get(self, word: str) -> AgentSession:
         """The one that a word means, looked at anew; where its adapter fails, its last good answer. Raises as
