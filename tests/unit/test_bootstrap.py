@@ -68,7 +68,7 @@ case "$*" in
         [[ ${STUB_AGENTS:-there} == there ]] && exit
         [[ $* != *--check* && $STUB_AGENTS == missing ]] && exit
         echo "claude: npm found no network" >&2; exit 1 ;;
-    "-m pytest"*) echo "pytest ran; oracle: ${SESSIOND_TEST_NO_ORACLE:-there}" ;;
+    "-m pytest"* | "-m tests.together"*) echo "pytest ran; oracle: ${SESSIOND_TEST_NO_ORACLE:-there}" ;;
 esac
 """
 DPKG_QUERY = """#!/bin/bash
@@ -271,15 +271,17 @@ def test_the_second_run_goes_straight_to_work(checkout: Checkout, tmp_path: Path
     first = checkout.run("test", "-k", "house")
     assert_fine(first)
     assert "\x1b" not in first.stdout + first.stderr
-    assert checkout.calls("venv .venv", "install", "pytest") == [
+    assert checkout.calls("venv .venv", "install", "pytest", "together") == [
         "python -m venv .venv",
         "python -m pip --quiet --no-input --disable-pip-version-check install --editable .[test]",
-        "python -m pytest -k house",
+        "python -m tests.together -k house",
     ]
     second = checkout.run("test", cwd=str(tmp_path))
     assert_fine(second)
     assert second.stdout == "pytest ran; oracle: there\n"
-    assert checkout.calls("venv .venv", "install", "pytest") == ["python -m pytest"]
+    assert checkout.calls("venv .venv", "install", "pytest", "together") == ["python -m tests.together"]
+    checkout.run("test", "tests/unit/test_house.py", "-q")
+    assert checkout.calls("pytest", "together")[-1:] == ["python -m pytest tests/unit/test_house.py -q"]
 
 
 def test_changed_requirements_are_installed_into_the_same_environment(checkout: Checkout) -> None:
