@@ -22,7 +22,7 @@ SERVICE = "sessiond.v1.AgentsService"
 # How long a daemon that is on its way up is waited for.
 PATIENCE = 10.0
 # So often a call that changes nothing is repeated; one that ends its daemon must not end all that follow.
-_REPEATS = 2
+REPEATS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class AgentCalls:
         session = self._directory.resolve(request.session)
         began = asyncio.get_running_loop().time()
         asked = raw
-        for repeats in range(0 if method.effect else _REPEATS, -1, -1):
+        for repeats in range(0 if method.effect else REPEATS, -1, -1):
             async with self.daemon(session) as daemon:
                 if daemon is None:
                     answer = await self._rest(name, session, request)

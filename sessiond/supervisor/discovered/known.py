@@ -347,10 +347,17 @@ class Discovered:
                 raise
             keys = [(one, rest) for one in self._rules.adapters if not adapters or one in adapters]
             asked = await asyncio.gather(*map(self._alive, keys))
-            found = [one for one in asked if one is not None]
+            found = [one for one in asked if isinstance(one, Found)]
             if len(found) == 1:
                 return self._views.join(found[0], age=0.0)
-            return await self._chooser.find(word)
+            try:
+                return await self._chooser.find(word)
+            except NotFound:
+                fault = next((one for one in asked if isinstance(one, SessiondError)), None)
+                if adapters and fault is not None:
+                    # Whether there is one is not known while its own adapter gives no answer.
+                    raise fault from None
+                raise
 
     async def get(self, word: str) -> AgentSession:
         """The one that a word means, looked at anew; where its adapter fails, its last good answer. Raises as
@@ -383,12 +390,12 @@ class Discovered:
             fields={"agent_session": row.found.id},
         )
 
-    async def _alive(self, key: Key) -> Found | None:
+    async def _alive(self, key: Key) -> Found | SessiondError | None:
         try:
             return await self.finder.is_alive(*key)
         except SessiondError as error:
             log.info("%s could not be asked: %s", key[0], error.message)
-            return None
+            return error
 
     async def transcript(self, row: AgentSession, tail: int) -> Transcript:
         """The end of a conversation. Raises NotFound `transcript_missing`, Unreachable `adapter_failed`."""
