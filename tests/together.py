@@ -145,6 +145,9 @@ class _Taking:
     def _report(self, told: dict[str, Any]) -> None:
         hook = self._config.hook
         report = hook.pytest_report_from_serializable(config=self._config, data=told)
+        if isinstance(report.longrepr, list):
+            # Where a test was skipped, and why: JSON knows no tuples.
+            report.longrepr = tuple(report.longrepr)
         if isinstance(report, pytest.CollectReport):
             hook.pytest_collectreport(report=report)
             return

@@ -20,27 +20,31 @@ from tests.system.product import until
 
 @contextmanager
 def running(*argv: str, **how: object) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(argv, **how)  # type: ignore[call-overload]
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen(argv, **how) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_process_is_told_as_it_is(tmp_path: Path) -> None:
-    with (
-        (tmp_path / "file").open("w") as opened,
-        running("sleep", "60", cwd=tmp_path, env={"A": "b=c", "EMPTY": ""}, stdout=opened) as child,
-    ):
+    file = str(tmp_path / "file")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with running("tee", file, cwd=tmp_path, env={"A": "b=c", "EMPTY": ""}, **pipes) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b"x")
+        child.stdin.flush()
+        # By then it is all that it will be: a moment after its execution it has no command line yet.
+        assert child.stdout.read(1) == b"x"
         process = LiveProcesses().get(child.pid)
         assert process is not None
-        assert process.comm == "sleep"
-        assert os.path.samefile(process.exe, shutil.which("sleep") or "")
-        assert process.argv == ("sleep", "60")
+        assert process.comm == "tee"
+        assert os.path.samefile(process.exe, shutil.which("tee") or "")
+        assert process.argv == ("tee", file)
         assert process.cwd == str(tmp_path)
         assert process.environment == {"A": "b=c", "EMPTY": ""}
-        assert str(tmp_path / "file") in process.open_files
+        assert file in process.open_files
         assert process.parent == os.getpid()
         assert process.mark == ""
 
