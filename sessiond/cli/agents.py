@@ -1,4 +1,4 @@
-"""How agents are named on a command line, found, and told in one line."""
+"""How agents are named on a command line, found, stayed with, and told in one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from sessiond.cli import render
+from sessiond.cli import exits, render
 from sessiond.cli.app import App
 from sessiond.cli.verb import AgentName, split_agent
 from sessiond.errors import InvalidArgument, NotFound, SessiondError, Unreachable
@@ -165,6 +165,25 @@ def agent_exit_code(one: dict[str, Any]) -> int:
         return 0
     timed_out = one["state"] == "failed" and one["result"] == "timeout"
     return exit_code(one["exit_status"], one["signal"] or "", timed_out=timed_out)
+
+
+def stay_until_end(app: App, agent: Any, follow: Callable[[], Any]) -> dict[str, Any] | None:
+    """Take the exit code of an agent that ``follow`` stays with; its object at its end, or None where it was
+    left before."""
+    name = shown_name(app.agent(agent))
+    try:
+        outcome = follow()
+    except SessiondError:
+        app.note(f"{name} was started: sessionctl show {name}")
+        raise
+    if outcome.agent is None:
+        app.exit_code = 128 + outcome.signal if outcome.signal else exits.DONE
+        return None
+    # Its daemon, which told of its end, does not know what its session is called.
+    outcome.agent.session_name = outcome.agent.session_name or agent.session_name
+    one = app.agent(outcome.agent)
+    app.exit_code = agent_exit_code(one)
+    return one
 
 
 STATES = ("unknown", "starting", "running", "paused", "completed", "failed", "terminated")

@@ -8,8 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sessiond.cli import exits, render
-from sessiond.cli.agents import agent_exit_code, shown_name
+from sessiond.cli import render
+from sessiond.cli.agents import shown_name, stay_until_end
 from sessiond.errors import ErrorKind, SessiondError
 
 if TYPE_CHECKING:
@@ -81,19 +81,11 @@ def stay_for_answer(app: App, made: Any, before: Said | None = None) -> None:
     """
     from sessiond.cli.terminal import stream_plain
 
-    name = shown_name(app.agent(made.agent))
-    try:
-        outcome = stream_plain(app, made.agent.session, made.agent.id, stdout=False)
-    except SessiondError:
-        app.note(f"{name} was started: sessionctl show {name}")
-        raise
-    if outcome.agent is None:
-        app.exit_code = 128 + outcome.signal if outcome.signal else exits.DONE
+    one = made.agent
+    agent = stay_until_end(app, one, lambda: stream_plain(app, one.session, one.id, stdout=False))
+    if agent is None:
         return
-    # A session's daemon does not know what its session is called.
-    outcome.agent.session_name = outcome.agent.session_name or made.agent.session_name
-    agent = app.agent(outcome.agent)
-    app.exit_code = agent_exit_code(agent)
+    name = shown_name(agent)
     said, trouble = _answer(app, made, before, patient=not app.exit_code)
     if app.json:
         _print_object(app, made, agent, said)

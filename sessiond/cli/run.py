@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sessiond.cli import environment, exits, render
-from sessiond.cli.agents import agent_exit_code, shown_name
+from sessiond.cli.agents import shown_name, stay_until_end
 from sessiond.cli.app import App
 from sessiond.cli.conversation import ADAPTER
 from sessiond.cli.exits import UsageFault
@@ -414,24 +414,16 @@ def stay(app: App, agent: Any, *, terminal: bool) -> None:
     from sessiond.cli.attach import SCROLLBACK
     from sessiond.cli.terminal import attach, stream_plain
 
-    name = shown_name(app.agent(agent))
-    try:
+    def follow() -> Any:
         if terminal:
             # All that it printed before we were there, as if we had been.
-            outcome = attach(app, agent.session, agent.id, ended_too=True, scrollback=SCROLLBACK)
-        else:
-            outcome = stream_plain(app, agent.session, agent.id)
-    except SessiondError:
-        app.note(f"{name} was started: sessionctl show {name}")
-        raise
-    if outcome.agent is None:
-        app.exit_code = 128 + outcome.signal if outcome.signal else exits.DONE
+            return attach(app, agent.session, agent.id, ended_too=True, scrollback=SCROLLBACK)
+        return stream_plain(app, agent.session, agent.id)
+
+    one = stay_until_end(app, agent, follow)
+    if one is None:
         return
-    # Its daemon, which told of its end, does not know what its session is called.
-    outcome.agent.session_name = outcome.agent.session_name or agent.session_name
-    one = app.agent(outcome.agent)
     if app.json:
         app.print_json(one, indent=None, file=sys.stderr)
     elif one["reason"] and not terminal:
-        app.note(f"{name}: {render.plain(one['reason'])}")
-    app.exit_code = agent_exit_code(one)
+        app.note(f"{shown_name(one)}: {render.plain(one['reason'])}")

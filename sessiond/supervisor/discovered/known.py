@@ -136,7 +136,7 @@ class Discovered:
     async def ready(self, adapters: Collection[str] = ()) -> None:
         """Return once each of these adapters (none: all) has told what it finds, or that it cannot."""
         _ = self.finder
-        wanted = [one for one in self._rules.adapters if not adapters or one in adapters]
+        wanted = self._used(adapters)
         await self.changed.until(lambda: all(map(self._told.answered, wanted)) or None)
         unfound = (one for adapter in wanted for one in self._views.unfound(adapter))
         if any(one.mark not in self._lives.known for one in unfound):
@@ -252,9 +252,7 @@ class Discovered:
 
     def _revalidate(self, adapters: Collection[str]) -> None:
         """Have processes looked at behind an answer that was not of this moment."""
-        for adapter in self._rules.adapters:
-            if adapters and adapter not in adapters:
-                continue
+        for adapter in self._used(adapters):
             if adapter not in self._looking and self._told.age(adapter) > FRESH:
                 self._looking.add(adapter)
                 self.background.start(self._look(adapter), f"look for processes of {adapter}")
@@ -280,6 +278,10 @@ class Discovered:
                     hint=f"there are {', '.join(known)}",
                     fields={"adapter": adapter[:80]},
                 )
+
+    def _used(self, adapters: Collection[str]) -> list[str]:
+        """Those of these adapters (none: of all) that are used, in the order of their list."""
+        return [one for one in self._rules.adapters if not adapters or one in adapters]
 
     def check_used(self, adapter: str) -> None:
         """As ``check``, and raise InvalidArgument `adapter_disabled` for one that a setting switched off."""
@@ -322,7 +324,7 @@ class Discovered:
 
     async def refresh(self, adapters: Collection[str] = ()) -> None:
         """Look at all files and processes of these (none: of all) anew."""
-        wanted = [one for one in self._rules.adapters if not adapters or one in adapters]
+        wanted = self._used(adapters)
         await self.finder.refresh(wanted)
         await self.look_at_agents()
 
@@ -345,7 +347,7 @@ class Discovered:
             adapters, rest = self._chooser.split(word)
             if not rest or "/" in rest or pending_mark(rest):
                 raise
-            keys = [(one, rest) for one in self._rules.adapters if not adapters or one in adapters]
+            keys = [(one, rest) for one in self._used(adapters)]
             asked = await asyncio.gather(*map(self._alive, keys))
             found = [one for one in asked if isinstance(one, Found)]
             if len(found) == 1:
@@ -427,7 +429,7 @@ class Discovered:
     async def probe(self, adapters: Collection[str], search_path: str) -> list[tuple[Probe, bool]]:
         """What is installed, in the adapters' order, and whether each is switched off."""
         self.check(adapters)
-        used = [one for one in self._rules.adapters if not adapters or one in adapters]
+        used = self._used(adapters)
         probes: Sequence[Probe] = ()
         if used:
             await self.ready(used)
