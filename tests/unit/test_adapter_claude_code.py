@@ -457,6 +457,19 @@ def test_an_entry_that_cannot_be_read_leaves_what_it_said(
     assert life_of(found, fresh.evidence(NOBODY)).alive is False
 
 
+def test_an_entry_is_read_while_the_end_of_a_longer_one_still_follows_it(
+    adapter: AgentAdapter, home: Path
+) -> None:
+    """The program writes over what was there, and cuts it to its new length in a call after that."""
+    found_by(adapter)
+    path = home / ".claude/sessions/4242.json"
+    longer = path.read_bytes()
+    shorter = json.dumps({**json.loads(longer), "status": "idle", "waitingFor": None}).encode()
+    path.write_bytes(shorter + longer[-40:])
+    assert problems_of(adapter.discover({str(path)})) == []
+    assert adapter.evidence(FakeProcesses(CLAUDE)).lives[CLEARED].turn is Turn.DONE
+
+
 def test_a_registry_that_cannot_be_read_leaves_everything_unknown(home: Path) -> None:
     shutil.rmtree(home / ".claude/sessions")
     (home / ".claude/sessions").write_text("no folder")

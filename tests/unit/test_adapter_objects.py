@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sessiond.adapters.reading.objects import decode_object, decoded, encoded, inner
+from sessiond.adapters.reading.objects import (
+    decode_object,
+    decoded,
+    decoded_file,
+    encoded,
+    file_object,
+    inner,
+)
 from sessiond.adapters.reading.packages import VERSION_MAX, packaged_version, read_package
 
 DEEP = "[" * 100_000
@@ -21,7 +28,12 @@ class Line(msgspec.Struct):
     name: str = ""
 
 
+class Named(msgspec.Struct):
+    name: str
+
+
 LINE = msgspec.json.Decoder(Line)
+NAMED = msgspec.json.Decoder(Named)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +46,20 @@ def test_a_broken_line_is_none(data: bytes | str) -> None:
 def test_a_line_is_what_it_says() -> None:
     assert decoded(LINE, b'{"name":"x","more":[1]}') == Line("x")
     assert decoded(LINE, '{"name":"x"}') == Line("x")
+
+
+def test_a_file_is_its_first_value_while_the_end_of_an_older_one_follows() -> None:
+    assert decoded_file(LINE, b'{"name":"x"}') == Line("x")
+    assert decoded_file(LINE, b' \n{"name":"x\xc3\xa9"}":"longer"}') == Line("x\u00e9")
+    assert file_object(b'{"a":{"b":1}}}') == {"a": {"b": 1}}
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"{} ", b'{"name":7}}', b"\xff{}", DEEP.encode(), b'"x" {}', b'{"name":"\xff"}}']
+)
+def test_a_file_that_begins_with_no_such_value_is_none(data: bytes) -> None:
+    assert decoded_file(NAMED, data) is None
+    assert file_object(data.replace(b"{", b"[").replace(b"}", b"]")) == {}
 
 
 @pytest.mark.parametrize("data", [None, 7, "", "[]", "7", b"\xff", DEEP, '{"a":', "\udcff"])

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import msgspec
 
-from sessiond.adapters.claude_code.lines import REFUSED, Read, read_transcript
+from sessiond.adapters.claude_code.lines import Read, read_transcript
 from sessiond.adapters.claude_code.registry import is_id
 from sessiond.adapters.reading.ends import Ends, malformed, read_small, unreadable
+from sessiond.adapters.reading.objects import decoded_file
 from sessiond.adapters.reading.stamps import Stamps
 from sessiond.adapters.reading.texts import shorten
 from sessiond.model.agent_session import Found, Problem
@@ -331,8 +332,10 @@ class Transcripts:
             if known is not None:
                 return known
             status = os.stat(path)
-            meta = _META.decode(read_small(path, 64 * 1024))
-        except (OSError, *REFUSED):
+            meta = decoded_file(_META, read_small(path, 64 * 1024))
+        except OSError:
+            return _NO_META
+        if meta is None:
             return _NO_META
         self._metas.put(
             path,

@@ -12,6 +12,7 @@ import msgspec
 
 from sessiond.adapters.reading.ends import malformed, read_ends, unreadable
 from sessiond.adapters.reading.evidence import is_program
+from sessiond.adapters.reading.objects import decoded_file
 from sessiond.adapters.reading.stamps import Stamps
 from sessiond.adapters.reading.texts import absolute, from_milliseconds, shorten
 from sessiond.model.agent_session import Life, Problem, Turn
@@ -257,11 +258,8 @@ def _later(one: Entry, other: Entry) -> bool:
 
 
 def _entry(path: str, data: bytes) -> Entry | None:
-    try:
-        raw = _RAW.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    if raw.pid != _pid_of(path) or not is_id(raw.sessionId):
+    raw = decoded_file(_RAW, data)
+    if raw is None or raw.pid != _pid_of(path) or not is_id(raw.sessionId):
         return None
     try:
         start_time = None if raw.procStart is None else int(raw.procStart)

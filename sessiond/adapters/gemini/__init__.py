@@ -14,7 +14,7 @@ from sessiond.adapters.gemini import chats
 from sessiond.adapters.reading import ends as files
 from sessiond.adapters.reading import texts
 from sessiond.adapters.reading.evidence import handed_down, life_of, living, marked
-from sessiond.adapters.reading.objects import BROKEN, decoded
+from sessiond.adapters.reading.objects import decoded, file_object, inner
 from sessiond.adapters.reading.packages import VERSION_MAX, read_package
 from sessiond.adapters.reading.tracking import Tracked
 from sessiond.adapters.starting import model_words, prompt_input, prompt_word
@@ -171,11 +171,10 @@ class Adapter:
 
     def _projects(self) -> list[str]:
         try:
-            told = msgspec.json.decode(files.read_small(os.path.join(self._home, "projects.json")))
-        except (FileNotFoundError, *BROKEN):
+            told = file_object(files.read_small(os.path.join(self._home, "projects.json")))
+        except FileNotFoundError:
             return []
-        projects = told.get("projects") if isinstance(told, dict) else None
-        return [each for each in projects if isinstance(each, str)] if isinstance(projects, dict) else []
+        return list(inner(told, "projects"))
 
     # ---- processes --------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from sessiond.adapters.openclaw.store import ADAPTER, Store, is_id
 from sessiond.adapters.reading import texts
 from sessiond.adapters.reading.ends import read_small
 from sessiond.adapters.reading.evidence import is_program, life_of, living, marked
-from sessiond.adapters.reading.objects import decode_object
+from sessiond.adapters.reading.objects import file_object
 from sessiond.adapters.reading.packages import packaged_version
 from sessiond.adapters.reading.transcripts import no_longer
 from sessiond.adapters.starting import model_words, prompt_input
@@ -182,7 +182,7 @@ class Adapter:
         for path in self._lock_files():
             lock: Mapping[str, object] = {}
             try:
-                lock = decode_object(read_small(path))
+                lock = file_object(read_small(path))
             except OSError as error:
                 if isinstance(error, FileNotFoundError) and not os.path.islink(path):
                     continue

@@ -16,7 +16,7 @@ from sessiond.adapters.opencode.rows import (
 )
 from sessiond.adapters.reading import texts
 from sessiond.adapters.reading.ends import malformed, read_ends, unreadable
-from sessiond.adapters.reading.objects import Json, decode_object, inner
+from sessiond.adapters.reading.objects import Json, file_object, inner
 from sessiond.adapters.reading.stamps import Stamps
 from sessiond.model.agent_session import Found, Message, Problem, Turn
 
@@ -65,7 +65,7 @@ class Storage:
             return unreadable(ADAPTER, path, error) if os.path.islink(path) else None
         except OSError as error:
             return unreadable(ADAPTER, path, error)
-        told = self._found(path, decode_object(ends.head))
+        told = self._found(path, file_object(ends.head))
         self._kept.put(path, ends.stamp, told)
         if isinstance(told, Found):
             self.paths[told.id] = path
@@ -127,7 +127,7 @@ class Storage:
 def _read(path: str) -> Json:
     """An object in a file; empty where it cannot be read: the conversation is told without it."""
     try:
-        return decode_object(read_ends(path, head=_MOST, tail=0).head)
+        return file_object(read_ends(path, head=_MOST, tail=0).head)
     except OSError:
         return {}
 

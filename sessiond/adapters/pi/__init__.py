@@ -19,7 +19,7 @@ import msgspec
 from sessiond.adapters.pi.files import ID_MAX, Header, Row, first_header, messages_of, read_row
 from sessiond.adapters.reading.ends import malformed, read_small, unreadable
 from sessiond.adapters.reading.evidence import began_ns, handed_down, life_of, living, marked
-from sessiond.adapters.reading.objects import decoded
+from sessiond.adapters.reading.objects import decoded_file
 from sessiond.adapters.reading.packages import packaged_version
 from sessiond.adapters.reading.stamps import Stamps
 from sessiond.adapters.reading.transcripts import last_messages
@@ -351,7 +351,7 @@ def _places(environment: Mapping[str, str]) -> tuple[str, str]:
     flat = _expand(environment.get("PI_CODING_AGENT_SESSION_DIR", ""), home)
     if not flat:
         try:
-            settings = decoded(_SETTINGS, read_small(os.path.join(agent, "settings.json")))
+            settings = decoded_file(_SETTINGS, read_small(os.path.join(agent, "settings.json")))
         except OSError:
             settings = None
         # What is not there or broken is not for us to judge: Pi itself says what is wrong with it.
