@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from sessiond.adapters.reading.evidence import handed_down
+from sessiond.adapters.reading.evidence import executes, handed_down
 from sessiond.model.agent_session import MARKER, STOPPED, Found, Life, is_proper_id
 from sessiond.ports.discovery import Evidence, Possible, Process, Processes
-
-_INTERPRETERS = ("node", "bun", "deno", "python")
 
 
 class Program(Protocol):
@@ -122,7 +120,7 @@ def _further(
             if process.mark not in marks:
                 agents.setdefault(own[process.mark], process)
             continue
-        if adapter.program and process.pid not in pids and _executes(process, adapter.program):
+        if adapter.program and process.pid not in pids and executes(process, adapter.program):
             name, _, session = process.environment.get(MARKER, "").partition(":")
             if name == adapter.name and is_proper_id(session) and not _inner(adapter, process.pid, processes):
                 carriers.setdefault(session, process)
@@ -141,24 +139,11 @@ def _inner(adapter: Program, pid: int | None, processes: Processes) -> bool:
     mark, seen = process.environment.get(MARKER, ""), {process.pid}
     above = processes.get(process.parent)
     while above is not None and above.pid not in seen:
-        if _executes(above, adapter.program) and above.environment.get(MARKER, "") == mark:
+        if executes(above, adapter.program) and above.environment.get(MARKER, "") == mark:
             return True
         seen.add(above.pid)
         above = processes.get(above.parent)
     return False
-
-
-def _executes(process: Process, program: str) -> bool:
-    name = process.exe.rpartition("/")[2]
-    if program in (process.comm, name):
-        return True
-    words = (
-        process.argv[:2] if process.comm.startswith(_INTERPRETERS) or name.startswith(_INTERPRETERS) else ()
-    )
-    if any(word.rpartition("/")[2].partition(".")[0] == program for word in words):
-        return True
-    # Programs that are installed by version are known by what they were called by.
-    return bool(process.argv) and process.argv[0].rpartition("/")[2] == program
 
 
 def _is(processes: Processes, pid: int, start_time: int) -> bool:

@@ -44,6 +44,20 @@ def is_program(process: Process, word: str) -> bool:
     return interpreted and any(word in each for each in process.argv[1:_WORDS])
 
 
+def executes(process: Process, program: str, words: int = 2) -> bool:
+    """Whether a process runs a program of that name, by what it is called and executes; of an interpreter by
+    so many words of its command line."""
+    name = process.exe.rpartition("/")[2]
+    if program in (process.comm, name):
+        return True
+    interpreted = process.comm.startswith(_INTERPRETERS) or name.startswith(_INTERPRETERS)
+    given = process.argv[:words] if interpreted else ()
+    if any(word.rpartition("/")[2].partition(".")[0] == program for word in given):
+        return True
+    # Programs that are installed by version are known by what they were called by.
+    return bool(process.argv) and process.argv[0].rpartition("/")[2] == program
+
+
 def living(process: Process, turn: Turn | None = None, activity: str = "", reason: str = "") -> Life:
     """That this process has it open."""
     return Life(True, reason, process.pid, process.start_time, turn, activity)
