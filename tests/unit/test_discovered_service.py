@@ -129,7 +129,7 @@ async def test_whether_a_launch_lives_is_asked_of_its_agent(made: House, finder:
     assert row.reason
     assert (row.id, row.first_prompt) == (overlay.id, "p q")
     assert row.started_at.ToDatetime(UTC) == BEGUN
-    await made.parts.discovered.drop_overlay(overlay.key)
+    await made.parts.discovered.change(overlay.key, lambda held: Overlay(*held.key))
     gone = Overlay("codex", "chosen", session=session, agent="b" * 16, launched_at=BEGUN)
     await daemon.stop()
     resting = await made.session("resting", start=False)

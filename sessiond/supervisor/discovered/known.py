@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapp
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from sessiond.aio import Pulse, unbroken
+from sessiond.aio import Pulse
 from sessiond.errors import InvalidArgument, NotFound, SessiondError, TimedOut, Unreachable
 from sessiond.model.agent_session import (
     AgentSessionStatus,
@@ -18,26 +18,25 @@ from sessiond.model.agent_session import (
     Life,
     Overlay,
     Probe,
-    Problem,
     Transcript,
 )
 from sessiond.model.conversation import AgentSession, Choice, Trouble, pending_mark
-from sessiond.ports.discovery import Checked, Finder, FinderEvent, Problems
+from sessiond.ports.discovery import Checked, Finder, FinderEvent
 from sessiond.supervisor.discovered.asking import AgentLives, Ask, Wait
 from sessiond.supervisor.discovered.background import Background
 from sessiond.supervisor.discovered.choosing import Chooser, foremost
+from sessiond.supervisor.discovered.following import Following
+from sessiond.supervisor.discovered.keeping import Keeping
 from sessiond.supervisor.discovered.merging import Views
 from sessiond.supervisor.discovered.naming import Names
-from sessiond.supervisor.discovered.overlays import Overlays, owners
+from sessiond.supervisor.discovered.overlays import Overlays
 from sessiond.supervisor.discovered.paging import Page, Pages
 from sessiond.supervisor.discovered.rows import Told
-from sessiond.supervisor.discovered.tending import Tender, merged
+from sessiond.supervisor.discovered.tending import Tender
 from sessiond.supervisor.discovered.watching import BOUND, Change, Watchers
 
 log = logging.getLogger(__name__)
 
-# An answer from rows that were last held against processes longer ago has them looked at behind it.
-FRESH = 1.0
 # What a program writes last, and the end of its unit, are dated by different clocks.
 _SLACK = timedelta(seconds=1)
 
@@ -72,29 +71,27 @@ class Discovered:
     ) -> None:
         """``resolve`` tells the id of the session that a word means; ``ask`` whether an agent lives, and
         ``wait`` returns when it does no more."""
-        self._make_finder = make_finder
         self._rules = rules
         self._overlays = overlays
         self._told = Told(rules.adapters, clock=clock, now=now)
-        self._untended = asyncio.Event()
         self.background = Background()
-        self._lives = AgentLives(ask, wait, self.background, self._untended.set)
-        self._tender = Tender(self._told, overlays, keep=rules.keep, now=now)
+        untended = asyncio.Event()
+        self._lives = AgentLives(ask, wait, self.background, untended.set)
         self._views = Views(self._told, overlays, names, self._lives.known)
         self._pages = Pages(self._views.get)
         self._watchers = Watchers(self._views.get, rules.bound)
         self._chooser = Chooser(self._views, names, rules.adapters, resolve)
-        self._clock = clock
-        self._finder: Finder | None = None
-        self._owned: dict[str, dict[str, str]] = {}
-        self._looking: set[str] = set()
-        self._agents_looked: float | None = None
-        self._dirty: set[str] = set()
-        self._closed = False
-        self._began: list[Callable[[], None]] = []
         self.names = names
         # Fired whenever something that is known became another.
         self.changed = Pulse()
+        self._following = Following(
+            make_finder, rules.adapters, self._told, overlays, self.background, self.take, self.changed
+        )
+        tender = Tender(self._told, overlays, keep=rules.keep, now=now)
+        self._keeping = Keeping(
+            self._told, overlays, tender, self._views, self._lives, untended, self._shown_anew, clock=clock
+        )
+        self._following.when_started(self._tend, untended.set)
 
     async def load(self) -> None:
         """Read what is kept."""
@@ -102,8 +99,7 @@ class Discovered:
 
     async def close(self) -> None:
         """End the finder and all that runs beside it; idempotent."""
-        self._closed = True
-        finder, self._finder = self._finder, None
+        finder = self._following.end()
         await self.background.close()
         if finder is not None:
             await finder.close()
@@ -113,64 +109,28 @@ class Discovered:
     @property
     def finder(self) -> Finder:
         """Who runs the adapters; started where it does not run yet. Raises Unreachable `finder_closed`."""
-        if self._closed:
-            raise Unreachable("finder_closed", "the supervisor ends", hint="try again in a moment")
-        if self._finder is None:
-            self._finder = self._make_finder()
-            self._owned = {}
-            self.background.start(self._follow(self._finder), "conversations found")
-            self.background.start(self._tend(self._finder), "what is kept beside conversations")
-            for begun in self._began:
-                begun()
-        return self._finder
+        return self._following.finder
 
     @property
     def running(self) -> bool:
         """Whether the finder was started."""
-        return self._finder is not None
+        return self._following.running
 
     def when_started(self, begun: Callable[[], None]) -> None:
         """Have this called each time the finder starts."""
-        self._began.append(begun)
+        self._following.when_started(begun)
 
     async def ready(self, adapters: Collection[str] = ()) -> None:
         """Return once each of these adapters (none: all) has told what it finds, or that it cannot."""
         _ = self.finder
         wanted = self._used(adapters)
         await self.changed.until(lambda: all(map(self._told.answered, wanted)) or None)
-        unfound = (one for adapter in wanted for one in self._views.unfound(adapter))
-        if any(one.mark not in self._lives.known for one in unfound):
-            await self.look_at_agents()
-
-    async def _follow(self, finder: Finder) -> None:
-        """Take in what is found, for as long as it is."""
-        reason = "the finder ended"
-        try:
-            # Known before the first look, so that it tells who lives.
-            await self._tell_owners(finder)
-            async for event in finder.watch():
-                self.take(event)
-        except Exception as error:
-            reason = f"the finder failed: {error}"
-            raise
-        finally:
-            if self._finder is finder:
-                self._lost(reason)
-                await finder.close()
-
-    def _lost(self, reason: str) -> None:
-        """Nobody tells anything any more: the last answers stay, and the next question starts anew."""
-        self._finder = None
-        for adapter in self._rules.adapters:
-            self.take(Problems(adapter, [Problem(adapter, "adapter_failed", reason)]))
-        self._untended.set()
+        await self._keeping.look_at_unknown(wanted)
 
     def take(self, event: FinderEvent) -> None:
         """Put in what was found. Never waits."""
         news = self._told.take(event)
-        if self._tender.note(news):
-            self._dirty.add(news.adapter)
-            self._untended.set()
+        self._keeping.note(news)
         self._watchers.changed([*(one.key for one in news.changed), *news.gone, *news.joined])
         for one in news.changed:
             # What was shown as waiting for its id is shown as this from now on.
@@ -181,89 +141,24 @@ class Discovered:
         if not isinstance(event, Checked):
             self.changed.fire()
 
-    # ---- behind the answers
+    def _tend(self) -> None:
+        """Have kept in step what is kept, for as long as the finder that was just started runs."""
+        finder = self.finder
+        work = self._keeping.tend(lambda: self.running and self.finder is finder, self._following.tell_owners)
+        self.background.start(work, "what is kept beside conversations")
 
-    async def _tend(self, finder: Finder) -> None:
-        """Keep overlays in step with what is found, and the finder with them."""
-        while self._finder is finder:
-            self._untended.clear()
-            adapters, self._dirty = self._dirty, set()
-            try:
-                await self._tend_once(adapters)
-            except Exception as error:
-                # Nothing is lost: what is shown is joined in memory, and this is done the next time.
-                self._dirty |= adapters
-                if isinstance(error, SessiondError):
-                    log.warning("what is kept beside conversations was not written: %s", error.message)
-                else:
-                    log.exception("what is kept beside conversations was not written")
-            await self._tell_owners(finder)
-            await self._untended.wait()
-
-    async def _tend_once(self, adapters: set[str]) -> None:
-        await self.look_at_agents()
-        missing = {
-            one.key
-            for one in self._overlays.all.values()
-            if (life := self._lives.known.get(one.mark)) is not None and life.alive is False
-        }
-        before = set(self._overlays.all)
-        try:
-            await self._tender.tend(adapters, missing)
-        finally:
-            self._watchers.changed(before | set(self._overlays.all))
-            self.changed.fire()
+    def _shown_anew(self, keys: Iterable[Key]) -> None:
+        self._watchers.changed(keys)
+        self.changed.fire()
 
     async def look_at_agents(self) -> None:
         """Ask whether the agents live whose conversation no adapter tells of."""
-        self._agents_looked = self._clock()
-        unfound = [
-            one
-            for adapter in self._rules.adapters
-            if self._told.answered(adapter)
-            for one in self._views.unfound(adapter)
-        ]
-        before = dict(self._lives.known)
-        await self._lives.look(one.mark for one in unfound)
-        if self._lives.known != before:
-            self._watchers.changed(one.key for one in unfound)
-            self.changed.fire()
-
-    async def _tell_owners(self, finder: Finder) -> None:
-        """Tell the finder which of our agents have which conversation open."""
-        wanted = owners(self._overlays.all.values())
-        fresh = {
-            adapter: agents
-            for adapter in self._rules.adapters
-            if (agents := wanted.get(adapter, {})) != self._owned.get(adapter, {})
-        }
-        # Side by side: one that hangs is waited for by nobody else.
-        await asyncio.gather(*(self._tell_owner(finder, *one) for one in fresh.items()))
-        if fresh:
-            self.changed.fire()
-
-    async def _tell_owner(self, finder: Finder, adapter: str, agents: dict[str, str]) -> None:
-        try:
-            await finder.own(adapter, agents)
-        except SessiondError as error:
-            log.warning("%s was not told which agents are ours: %s", adapter, error.message)
-        else:
-            self._owned[adapter] = agents
+        await self._keeping.look_at_agents()
 
     def _revalidate(self, adapters: Collection[str]) -> None:
-        """Have processes looked at behind an answer that was not of this moment."""
-        for adapter in self._used(adapters):
-            if adapter not in self._looking and self._told.age(adapter) > FRESH:
-                self._looking.add(adapter)
-                self.background.start(self._look(adapter), f"look for processes of {adapter}")
-        if self._agents_looked is not None and self._clock() - self._agents_looked > FRESH:
-            self._untended.set()
-
-    async def _look(self, adapter: str) -> None:
-        try:
-            await self.finder.look(adapter)
-        finally:
-            self._looking.discard(adapter)
+        """Have processes and agents looked at behind an answer that was not of this moment."""
+        self._following.revalidate(self._used(adapters))
+        self._keeping.revalidate()
 
     # ---- answers
 
@@ -458,11 +353,9 @@ class Discovered:
     def activities(self, session: str) -> Mapping[str, str]:
         """What agents of a session do, by their id, as far as is known; starts the finder for the next
         question where agents of it have conversations."""
-        if self._finder is None:
-            if not self._closed and any(
-                one.session == session and one.agent for one in self._overlays.all.values()
-            ):
-                _ = self.finder
+        if not self.running:
+            if any(one.session == session and one.agent for one in self._overlays.all.values()):
+                self._following.begin()
             return {}
         rows = [row for found in self._told.live() if (row := self._views.join(found)).session == session]
         # Of several the last one counts: of the process that began first, and there the latest.
@@ -522,40 +415,15 @@ class Discovered:
         """What was just heard of an agent."""
         self._lives.known[mark] = life
 
-    @unbroken
     async def put_overlay(self, overlay: Overlay, *, instead_of: Key | None = None) -> None:
         """Keep this of a conversation; ``instead_of`` is the key that it had until now. What was put on the
         new key by others meanwhile stays."""
-        async with self._overlays.lock:
-            await self._put(overlay, instead_of)
+        await self._keeping.put(overlay, instead_of=instead_of)
 
-    async def _put(self, overlay: Overlay, instead_of: Key | None) -> None:
-        held = self._overlays.get(overlay.key)
-        if instead_of is not None and instead_of != overlay.key and held is not None:
-            overlay = merged(overlay, held)
-        await self._overlays.put(overlay, instead_of=instead_of)
-        self._overlays_changed({overlay.key} | ({instead_of} if instead_of else set()))
-
-    @unbroken
-    async def drop_overlay(self, key: Key) -> None:
-        """Keep nothing of a conversation."""
-        async with self._overlays.lock:
-            await self._overlays.drop([key])
-            self._overlays_changed({key})
-
-    @unbroken
     async def change(self, key: Key, change: Callable[[Overlay], Overlay]) -> Overlay:
         """Change what is kept under a key, or under the one that its conversation has by now; what is kept
         then."""
-        async with self._overlays.lock:
-            key = self._where(key)
-            after = change(self._overlays.get(key) or Overlay(*key))
-            if after == Overlay(*key):
-                await self._overlays.drop([key])
-            else:
-                await self._overlays.put(after)
-            self._overlays_changed({key})
-        return after
+        return await self._keeping.change(key, change)
 
     async def edit(self, row: AgentSession, change: Callable[[Overlay], Overlay]) -> AgentSession:
         """Change what is kept of one, whoever started it; the row as it is then."""
@@ -563,20 +431,6 @@ class Discovered:
         shown = self._views.get(after.key) or replace(row, overlay=after)
         [named] = await self.named([shown])
         return named
-
-    def _where(self, key: Key) -> Key:
-        """The key that one has now, where its id was learnt meanwhile."""
-        mark = pending_mark(key[1])
-        if not mark or self._overlays.get(key) is not None:
-            return key
-        known = [one for one in self._overlays.of(key[0]) if one.mark == mark and one.launched_at]
-        return min(known, key=lambda one: one.launched_at or datetime.max).key if known else key
-
-    def _overlays_changed(self, keys: Iterable[Key]) -> None:
-        self._watchers.changed(keys)
-        self._dirty.update(key[0] for key in keys)
-        self._untended.set()
-        self.changed.fire()
 
 
 def _ended(row: AgentSession, ended_at: datetime) -> AgentSession:
