@@ -6,10 +6,12 @@ which runs one adapter loads that one alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Final
 
+from sessiond.adapters.everywhere import Everywhere
+from sessiond.adapters.places import VARIABLES
 from sessiond.errors import InvalidArgument
 from sessiond.ports.discovery import AgentAdapter
 
@@ -27,7 +29,8 @@ ADAPTERS: Final[Mapping[str, str]] = {
 
 
 def make_adapter(name: str, environment: Mapping[str, str]) -> AgentAdapter:
-    """The adapter of that name, for the files of whose environment this is. Raises InvalidArgument
+    """The adapter of that name, for the files of whose environment this is, and for those of other homes that
+    are known or come to be. Raises InvalidArgument
     `adapter_unknown`."""
     if name not in ADAPTERS:
         raise InvalidArgument(
@@ -36,5 +39,6 @@ def make_adapter(name: str, environment: Mapping[str, str]) -> AgentAdapter:
             hint=f"there are {', '.join(ADAPTERS)}",
             fields={"adapter": name},
         )
-    adapter: AgentAdapter = import_module(ADAPTERS[name]).Adapter(environment)
-    return adapter
+    make: Callable[[Mapping[str, str]], AgentAdapter] = import_module(ADAPTERS[name]).Adapter
+    # What keeps its files where we say, and nowhere else, has one place.
+    return Everywhere(name, environment, make) if name in VARIABLES else make(environment)

@@ -59,6 +59,27 @@ def _expand(path: str, home: str) -> str:
     return home + path[1:] if path == "~" or path.startswith("~/") else path
 
 
+# The program that each is known by, and the variables that say where it keeps its files besides HOME: the
+# first is the one that a place is named by.
+PROGRAMS: Final[Mapping[str, str]] = {
+    "claude-code": "claude",
+    "codex": "codex",
+    "opencode": "opencode",
+    "pi": "pi",
+    "pi-rust": "pi-rust",
+    "openclaw": "openclaw",
+    "gemini": "gemini",
+}
+VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
+    "claude-code": ("CLAUDE_CONFIG_DIR",),
+    "codex": ("CODEX_HOME", "CODEX_SQLITE_HOME"),
+    "opencode": ("XDG_DATA_HOME", "OPENCODE_DB"),
+    "pi": ("PI_CODING_AGENT_DIR", "PI_CODING_AGENT_SESSION_DIR"),
+    "pi-rust": ("PI_CODING_AGENT_DIR", "PI_CODING_AGENT_SESSION_DIR"),
+    "openclaw": ("OPENCLAW_STATE_DIR", "OPENCLAW_HOME"),
+    "gemini": ("GEMINI_CLI_HOME",),
+}
+
 _PLACES: Final[Mapping[str, Callable[[Mapping[str, str], str], tuple[str, ...]]]] = {
     "claude-code": _claude,
     "codex": _codex,

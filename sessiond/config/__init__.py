@@ -18,6 +18,7 @@ from sessiond.config.kinds import (
     Choice,
     FileNames,
     Folders,
+    Homes,
     Key,
     Kind,
     Seconds,
@@ -147,6 +148,11 @@ class Adapters:
         Several("claude-code", "codex", "opencode", "pi", "pi-rust", "openclaw", "gemini", "acp"),
         "",
         "Adapters that are not used.",
+    )
+    homes: tuple[str, ...] = setting(
+        Homes("claude-code", "codex", "opencode", "pi", "pi-rust", "openclaw", "gemini"),
+        "",
+        "Further folders that programs keep their files in, as NAME=FOLDER.",
     )
     deadline: float = setting(
         Seconds(0.1, 600), "3", "An adapter that is silent for so long over its work is killed."

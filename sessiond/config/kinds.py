@@ -230,6 +230,39 @@ class Several:
         return tuple(dict.fromkeys(words))
 
 
+class Homes:
+    """Folders that belong to one of a few words each. In variables and flags a colon stands between them."""
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+        self.allowed = f"a list of NAME=FOLDER, NAME one of {', '.join(words)}, FOLDER beginning with / or ~/"
+
+    def read(self, texts: Sequence[str]) -> object:
+        """All parts of all texts."""
+        return [part for text in texts for part in text.split(":") if part]
+
+    def check(self, value: object, home: Path) -> tuple[str, ...]:
+        """The same with absolute paths, each once, in the order given."""
+        return tuple(dict.fromkeys(self._one(text, home) for text in _texts(value, self.allowed)))
+
+    def _one(self, text: str, home: Path) -> str:
+        word, folder = split_home(text)
+        if folder == "~" or folder.startswith("~/"):
+            folder = f"{home}{folder[1:]}"
+        path = os.path.normpath(folder)
+        if word not in self.words or not path.startswith("/") or not folder.isprintable():
+            raise ValueError(self.allowed)
+        if f"{home}/".startswith(f"{path.rstrip('/')}/"):
+            raise ValueError(f"{self.allowed}; no folder that your home folder is in")
+        return f"{word}={path}"
+
+
+def split_home(text: str) -> tuple[str, str]:
+    """Word and folder of one."""
+    word, _, folder = text.partition("=")
+    return word, folder
+
+
 def _texts(value: object, allowed: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise ValueError(allowed)

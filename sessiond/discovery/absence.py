@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sessiond.discovery import wire
 from sessiond.discovery.engine import BUSY, IDLE, Channel
@@ -13,9 +13,12 @@ from sessiond.model.agent_session import Problem
 from sessiond.ports.discovery import Watched
 
 
-def wait(adapter: str, places: Sequence[str], channel: Channel) -> list[wire.Asked]:
+def wait(
+    adapter: str, places: Sequence[str], channel: Channel, elsewhere: Callable[[], bool]
+) -> list[wire.Asked]:
     """Tell that nothing is found; return when there may be something, or something is asked that needs the
-    adapter, with the questions that are open. Raises HostGone."""
+    adapter, with the questions that are open. ``elsewhere`` says whether processes have files in further
+    places, and is asked when somebody wants to know who lives. Raises HostGone."""
     asked = channel.receive()
     while not asked:
         asked = channel.receive()
@@ -23,7 +26,7 @@ def wait(adapter: str, places: Sequence[str], channel: Channel) -> list[wire.Ask
     try:
         # Watched before it is looked for: what comes between the two is then heard of.
         watching.watch([Watched(place) for place in places])
-        rest = _answer(adapter, asked, places, watching, channel, whole=True)
+        rest = _answer(adapter, asked, places, watching, channel, elsewhere, whole=True)
         while rest is None:
             poll = select.poll()
             for fd in (channel.fileno(), watching.fileno()):
@@ -36,7 +39,7 @@ def wait(adapter: str, places: Sequence[str], channel: Channel) -> list[wire.Ask
                     channel.send(BUSY)
                     rest = []
             if rest is None and channel.fileno() in ready:
-                rest = _answer(adapter, channel.receive(), places, watching, channel)
+                rest = _answer(adapter, channel.receive(), places, watching, channel, elsewhere)
         return [asked[0], *rest]
     finally:
         watching.close()
@@ -48,19 +51,21 @@ def _answer(
     places: Sequence[str],
     watching: Watching,
     channel: Channel,
+    elsewhere: Callable[[], bool],
     *,
     whole: bool = False,
 ) -> list[wire.Asked] | None:
     """Answer what can be answered without anything being there; otherwise the questions that are left."""
     channel.send(BUSY)
     if whole:
-        if _needed(asked[0].question) or _there(places):
+        if _needed(asked[0].question) or _there(places) or elsewhere():
             return asked[1:]
         problems = [Problem(adapter, "watch_limited", why, path) for path, why in watching.problems.items()]
         channel.send(wire.frame(wire.Told(whole=True, problems=problems, checked=True)))
         asked = asked[1:]
     for number, one in enumerate(asked):
-        if _needed(one.question) or _there(places):
+        looks = isinstance(one.question, wire.Look | wire.Refresh)
+        if _needed(one.question) or _there(places) or (looks and elsewhere()):
             return asked[number:]
         channel.send(wire.frame(wire.Told(checked=True)), wire.frame(wire.Answer(one.number, wire.raw(None))))
     channel.send(IDLE)

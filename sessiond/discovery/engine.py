@@ -190,7 +190,7 @@ class Engine:
                 self._watch()
             changed, self._changed, self._due = self._changed, set(), False
             self._read(None if whole or anew else changed)
-            self._lives = settle(self._adapter, *self._evidence())
+            self._lives = settle(self._adapter, *self._evidence_everywhere())
             self._tell(whole=whole)
             self._follow()
         except HostGone:
@@ -241,6 +241,15 @@ class Engine:
             if len(files) > _FOUND_MAX or count > _TOLD_MAX:
                 raise OverflowError(f"it tells of more than {_FOUND_MAX} conversations")
         self._files, self._problems = files, problems
+
+    def _evidence_everywhere(self) -> tuple[Evidence, dict[str, str], Processes]:
+        """The same, after what it shows to be read elsewhere was read."""
+        told = self._evidence()
+        if told[0].moved:
+            self._watch()
+            self._read(None)
+            told = self._evidence()
+        return told
 
     def _evidence(self) -> tuple[Evidence, dict[str, str], Processes]:
         processes = self._look()

@@ -8,9 +8,14 @@ import os
 import signal
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from sessiond.adapters import ADAPTERS
+from sessiond.adapters.homes import SETTING
+from sessiond.adapters.places import VARIABLES
 from sessiond.discovery import wire
 from sessiond.discovery.conversation import Conversation, Fault, read_answer
 from sessiond.discovery.nursery import PROGRAM, Nursery, kill, readable
@@ -31,7 +36,8 @@ _AFTER_KILL = 5.0
 class ProcessFinder:
     """See the port `Finder`. ``adapters`` are those that are enabled, in the order of their list;
     ``deadline`` is in seconds; ``environment`` decides where programs' files are; ``program`` is sessiond's
-    own command. ``factory`` (`module:function`) makes adapters by name in their processes."""
+    own command. ``factory`` (`module:function`) makes adapters by name in their processes. ``homes`` are
+    further folders that programs keep their files in, by the adapters' names."""
 
     def __init__(
         self,
@@ -42,10 +48,12 @@ class ProcessFinder:
         program: Sequence[str] = PROGRAM,
         factory: str = FACTORY,
         pause: float = PAUSE,
+        homes: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._deadline = deadline
+        given = os.environ if environment is None else environment
         self._nursery = Nursery(
-            os.environ if environment is None else environment,
+            {**given, SETTING: msgspec.json.encode(homes or {}).decode()},
             deadline,
             program,
             factory,
@@ -95,12 +103,12 @@ class ProcessFinder:
 
     async def launch(self, adapter: str, wish: Wish) -> Plan:
         """See the port."""
-        plan: Plan = await self._ask_plainly(adapter, wire.Launch(wish), Plan)
+        plan: Plan = await self._ask_plainly(adapter, wire.Launch(_of_places(adapter, wish)), Plan)
         return plan
 
     async def resume(self, adapter: str, session: str, wish: Wish) -> Plan:
         """See the port."""
-        plan: Plan = await self._runner(adapter).ask(wire.Resume(session, wish), Plan)
+        plan: Plan = await self._runner(adapter).ask(wire.Resume(session, _of_places(adapter, wish)), Plan)
         return plan
 
     async def identify(self, adapter: str, line: str) -> str | None:
@@ -214,6 +222,12 @@ class ProcessFinder:
             log.warning("adapter %s cannot be asked what is installed: %s", adapter, error.message)
             return Probe(adapter, adapter, installed=False)
         return probe
+
+
+def _of_places(adapter: str, wish: Wish) -> Wish:
+    """The wish with nothing of the caller's environment but what says where files are: it has keys in it."""
+    named = ("HOME", *VARIABLES.get(adapter, ()))
+    return replace(wish, environment={one: wish.environment[one] for one in named if one in wish.environment})
 
 
 def _ignore(_: wire.Told | Fault) -> None:

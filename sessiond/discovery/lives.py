@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from sessiond.adapters.reading.evidence import executes, handed_down
-from sessiond.model.agent_session import MARKER, STOPPED, Found, Life, is_proper_id
+from sessiond.model.agent_session import HOME, MARKER, STOPPED, Found, Life, is_proper_id
 from sessiond.ports.discovery import Evidence, Possible, Process, Processes
 
 
@@ -28,16 +28,19 @@ class Lives:
     unknown: str = ""
     holders: frozenset[tuple[int, int]] = frozenset()
     folders: dict[str, str] = field(default_factory=dict)
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
     _real: dict[str, str] = field(default_factory=dict)
 
     def of(self, found: Found) -> Life:
         """Whether this one lives."""
         if (life := self.known.get(found.id)) is not None:
             return life
+        home = found.native.get(HOME, "")
         for one in self.possible:
-            if not (one.cwd and found.cwd) or self._same_folder(one.cwd, found.cwd):
+            if one.home == home and (not (one.cwd and found.cwd) or self._same_folder(one.cwd, found.cwd)):
                 return Life(None, one.reason)
-        return Life(None, self.unknown) if self.unknown else STOPPED
+        unknown = self.elsewhere.get(home, "") if home else self.unknown
+        return Life(None, unknown) if unknown else STOPPED
 
     def processes(self) -> set[tuple[int, int]]:
         """Pids and start times of those whose end changes this."""
@@ -86,6 +89,7 @@ def settle(adapter: Program, evidence: Evidence, own: Mapping[str, str], process
         evidence.unknown,
         frozenset(pair for pair in evidence.holders if _is(processes, *pair)),
         folders,
+        evidence.elsewhere,
     )
 
 

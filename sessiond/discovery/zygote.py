@@ -19,12 +19,13 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from sessiond.adapters.places import places_of
+from sessiond.adapters.homes import all_places, runs_elsewhere
 from sessiond.discovery import kernel, wire
 from sessiond.discovery.absence import wait
 from sessiond.discovery.answers import describe
 from sessiond.discovery.engine import AdapterBroken, Channel, Engine, HostGone, answer_only
 from sessiond.discovery.orders import FACTORY, PACKET_MAX, Ended, Fork, Forked, Refused, Tidings
+from sessiond.discovery.processes import LiveProcesses
 from sessiond.ports.discovery import AgentAdapter
 
 MakeAdapter = Callable[[str, Mapping[str, str]], AgentAdapter]
@@ -41,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     factory = argv[1] if len(argv) > 1 else FACTORY
     module, _, function = factory.partition(":")
     make: MakeAdapter = getattr(importlib.import_module(module), function)
-    places = places_of if factory == FACTORY else _nowhere
+    places = all_places if factory == FACTORY else _nowhere
     # What is loaded until now is shared with all that are forked, as long as nobody counts its references.
     gc.collect()
     gc.freeze()
@@ -127,6 +128,11 @@ def _nowhere(name: str, environment: Mapping[str, str]) -> tuple[str, ...]:
     return ()
 
 
+def _elsewhere(name: str) -> bool:
+    """Whether a process of its program keeps its files where nobody looks."""
+    return runs_elsewhere(name, os.environ, LiveProcesses())
+
+
 def _run(make: MakeAdapter, places: Places, asked: Fork, channel: Channel) -> int:
     # A descriptor for each process that has a conversation open.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -139,7 +145,7 @@ def _run(make: MakeAdapter, places: Places, asked: Fork, channel: Channel) -> in
     first: list[wire.Asked] = []
     try:
         if not asked.plain and (folders := places(asked.adapter, os.environ)):
-            first = wait(asked.adapter, folders, channel)
+            first = wait(asked.adapter, folders, channel, lambda: _elsewhere(asked.adapter))
         try:
             adapter = make(asked.adapter, os.environ)
         except Exception as error:  # noqa: BLE001  (Another's code is loaded here: whatever it raises is told.)

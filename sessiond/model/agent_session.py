@@ -22,6 +22,9 @@ MARKER = "SESSIOND_AGENT_SESSION"
 # both are one, which is shown as this.
 INNER = "inner"
 
+# In ``Found.native``, the folder that its program keeps its files in, where that is not the usual one.
+HOME = "home"
+
 _PROPER_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+~-]{0,255}")
 
 
@@ -134,7 +137,7 @@ def derive_status(life: Life, turn: Turn) -> AgentSessionStatus:
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Trouble of an adapter, or of one file (``path``). Codes: `adapter_failed`, `adapter_timeout`,
-    `file_unreadable`, `file_malformed`, `format_newer`, `watch_limited`."""
+    `file_unreadable`, `file_malformed`, `format_newer`, `watch_limited`, `place_refused`."""
 
     adapter: str
     code: str
@@ -212,7 +215,9 @@ class Transcript:
 @dataclass(frozen=True, slots=True)
 class Wish:
     """How a conversation is to be started or gone on with. ``id`` is one that the caller chose in advance,
-    for programs that allow it; ``command`` is the program to use instead of the one in PATH (``acp``)."""
+    for programs that allow it; ``command`` is the program to use instead of the one in PATH (``acp``);
+    ``environment`` is that which it will have, as far as it says where programs keep their files: empty where
+    that is not known."""
 
     cwd: str
     prompt: str = ""
@@ -220,18 +225,21 @@ class Wish:
     print: bool = False
     id: str = ""
     command: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to execute. ``id`` is the conversation's where it is certain already; otherwise ``learn`` says
-    where it will be told: `stdout` (lines that ``identify`` reads) or `files` (found by its process)."""
+    where it will be told: `stdout` (lines that ``identify`` reads) or `files` (found by its process).
+    ``without`` are variables that the caller's environment must not have."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     input: bytes | None = None
     id: str = ""
     learn: str = ""
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,12 +110,13 @@ Told = Found | Gone | Problem | Clear
 @dataclass(frozen=True, slots=True)
 class Possible:
     """A process of the program whose conversation cannot be told: it may have any of ``cwd`` open, or any at
-    all where that is empty. ``reason`` is what people are told."""
+    all where that is empty. ``reason`` is what people are told. ``home`` is `Found.native`'s of those."""
 
     pid: int
     start_time: int
     cwd: str
     reason: str
+    home: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,10 @@ class Evidence:
     holders: Sequence[tuple[int, int]] = ()
     """Pid and start time of further processes whose end changes this: servers that have conversations of many
     open, and are therefore the process of none."""
+    moved: bool = False
+    """There are places that were not watched and read before: all is to be."""
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """``unknown`` of those in another home than the usual one, by `Found.native`'s home."""
 
 
 class AgentAdapter(Protocol):

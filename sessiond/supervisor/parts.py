@@ -16,6 +16,7 @@ from grpc_health.v1 import health
 
 from sessiond.adapters import ADAPTERS
 from sessiond.config import Settings
+from sessiond.config.kinds import split_home
 from sessiond.errors import SessiondError
 from sessiond.model.identity import SessionType
 from sessiond.paths import Paths
@@ -218,7 +219,10 @@ def _finder(settings: Settings) -> Finder:
     # Loaded when it is called: most supervisors are never asked for conversations.
     from sessiond.discovery.host import ProcessFinder
 
-    return ProcessFinder(_adapter_rules(settings).adapters, settings.adapters.deadline)
+    homes: dict[str, list[str]] = {}
+    for adapter, folder in map(split_home, settings.adapters.homes):
+        homes.setdefault(adapter, []).append(folder)
+    return ProcessFinder(_adapter_rules(settings).adapters, settings.adapters.deadline, homes=homes)
 
 
 def _units(session: str) -> AgentUnits:

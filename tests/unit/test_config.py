@@ -11,7 +11,8 @@ import pytest
 
 from sessiond import config
 from sessiond.adapters import ADAPTERS
-from sessiond.config.kinds import Choice, Several
+from sessiond.adapters.places import VARIABLES
+from sessiond.config.kinds import Choice, Homes, Several
 from sessiond.errors import InvalidArgument
 from sessiond.model.identity import SessionType
 
@@ -53,6 +54,34 @@ def test_adapters_are_switched_off_by_their_names(tmp_path: Path) -> None:
         "codex",
     )
     assert "claude-code" in fault(path, {"SESSIOND_ADAPTERS_DISABLED": "claude"}).hint
+
+
+def test_homes_are_folders_by_the_names_of_adapters(tmp_path: Path) -> None:
+    [kind] = [one.kind for one in config.SETTINGS if one.key == "adapters.homes"]
+    assert isinstance(kind, Homes)
+    assert kind.words == tuple(VARIABLES)
+    path = write(
+        tmp_path, '[adapters]\nhomes = ["codex=~/.codex-work", "claude-code=/a/../b/", "codex=/a:b"]\n'
+    )
+    told = ("codex=/home/ada/.codex-work", "claude-code=/b", "codex=/a:b")
+    assert config.load(path, HOME).adapters.homes == told
+    variable = {"SESSIOND_ADAPTERS_HOMES": "pi=/x:gemini=/y=z"}
+    assert config.load(path, HOME | variable).adapters.homes == ("pi=/x", "gemini=/y=z")
+    for bad in (
+        "/x",
+        "codex",
+        "codex=",
+        "codex=x",
+        "acp=/x",
+        "=/x",
+        "codex=/",
+        "codex=~",
+        "codex=/home",
+        "pi=/a\0",
+    ):
+        error = fault(path, {}, adapters__homes=bad)
+        assert error.code == "config_bad_value", bad
+        assert "NAME=FOLDER" in error.hint
 
 
 def test_the_default_owner_is_the_user(tmp_path: Path) -> None:

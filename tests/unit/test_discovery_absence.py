@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -83,6 +84,70 @@ async def test_what_needs_the_adapter_loads_it() -> None:
         await rows(events)
         await finder.own(ADAPTER, {f"{'a' * 32}-{'b' * 16}": ID})
         assert (await rows(events)).whole
+
+
+def led(folder: Path, **variables: str) -> subprocess.Popen[bytes]:
+    """What is called as the program is, with these variables."""
+    program = folder / "claude"
+    shutil.copy("/bin/sleep", program)
+    return subprocess.Popen([program, "60"], env={"HOME": os.environ["HOME"], **variables})
+
+
+async def test_a_process_that_was_led_elsewhere_is_found_there(tmp_path: Path) -> None:
+    place = tmp_path.resolve() / "work"
+    shutil.copytree(TRANSCRIPTS, place / "projects")
+    process = led(tmp_path, CLAUDE_CONFIG_DIR=str(place))
+    try:
+        async with finding() as (finder, events):
+            # Nothing is where it is looked for by itself, and yet the process is.
+            found = (await rows(events)).found
+            while not any(one.id == ID for one in found):
+                found = (await rows(events)).found
+            assert {one.native["home"] for one in found} == {str(place)}
+            assert await finder.transcript(ADAPTER, ID, 1)
+    finally:
+        process.kill()
+        process.wait()
+    async with finding() as (_, events):
+        assert any(one.id == ID for one in (await rows(events)).found), "nobody runs there any more"
+
+
+async def test_a_process_that_is_led_elsewhere_later_is_found_by_the_next_look(tmp_path: Path) -> None:
+    place = tmp_path.resolve() / "work"
+    shutil.copytree(TRANSCRIPTS, place / "projects")
+    for usual in (False, True):
+        if usual:
+            shutil.rmtree(Path(os.environ["HOME"]) / ".local", ignore_errors=True)
+            (Path(os.environ["HOME"]) / ".claude/projects").mkdir(parents=True)
+        async with finding() as (finder, events):
+            assert not (await rows(events)).found
+            process = led(tmp_path, CLAUDE_CONFIG_DIR=str(place))
+            try:
+                look = asyncio.create_task(finder.look(ADAPTER))
+                while not any(one.id == ID for one in (await rows(events)).found):
+                    pass
+                look.cancel()
+            finally:
+                process.kill()
+                process.wait()
+
+
+async def test_a_home_that_is_named_is_read_and_watched(tmp_path: Path) -> None:
+    place = tmp_path.resolve() / "work"
+    finder = ProcessFinder(
+        [ADAPTER], 20.0, os.environ | {"PYTHONPATH": str(ROOT)}, homes={ADAPTER: [str(place)]}
+    )
+    try:
+        async with asyncio.timeout(PATIENCE):
+            events = finder.watch()
+            assert await rows(events) == Rows(ADAPTER, [], [], whole=True)
+            shutil.copytree(TRANSCRIPTS, place / "projects")
+            while not any(one.id == ID for one in (await rows(events)).found):
+                pass
+            [probe] = await finder.probe([ADAPTER], "")
+            assert str(place / "projects") in probe.places
+    finally:
+        await finder.close()
 
 
 async def test_a_program_that_goes_and_comes_back() -> None:

@@ -70,7 +70,7 @@ class Launching:
         check_prompt(wish.prompt)
         session = self.prepare(spawn)
         spawn.cwd = await asyncio.to_thread(_folder, spawn.cwd, self._directory.get(session).path)
-        wish = replace(wish, cwd=spawn.cwd, id=str(uuid.uuid4()))
+        wish = replace(wish, cwd=spawn.cwd, id=str(uuid.uuid4()), environment=environment_of(spawn))
         plan = await self._known.finder.launch(adapter, wish)
         return await self.start(adapter, spawn, plan, wish)
 
@@ -94,7 +94,8 @@ class Launching:
             if daemon is None:
                 raise not_running(self._directory.get(spawn.session))
         given = dict(spawn.environment) or dict(os.environ)
-        environment = {**given, **plan.environment, **spawn.set_environment}
+        kept = {name: value for name, value in given.items() if name not in plan.without}
+        environment = {**kept, **plan.environment, **spawn.set_environment}
         try:
             await asyncio.to_thread(command.resolve, plan.argv, environment, Path(spawn.cwd))
         except NotFound as error:
@@ -206,6 +207,11 @@ def check_prompt(prompt: str) -> None:
         )
 
 
+def environment_of(spawn: agents.SpawnAgentRequest) -> dict[str, str]:
+    """What an agent gets from who starts it."""
+    return {**(dict(spawn.environment) or os.environ), **spawn.set_environment}
+
+
 def _folder(asked: str, workspace: Path) -> str:
     """Where SpawnAgent has an agent run."""
     if "\0" in asked:
@@ -244,6 +250,11 @@ def _fill(adapter: str, spawn: agents.SpawnAgentRequest, plan: Plan, wish: Wish)
     """Put a plan into a request; what the caller set by name goes before what the adapter wants."""
     spawn.ClearField("command")
     spawn.command.extend(plan.argv)
+    if not spawn.environment and not os.environ.keys().isdisjoint(plan.without):
+        # The agent would have ours as a whole.
+        spawn.environment.update(os.environ)
+    for name in plan.without:
+        spawn.environment.pop(name, None)
     for name, value in plan.environment.items():
         if name not in spawn.set_environment:
             spawn.set_environment[name] = value

@@ -22,7 +22,7 @@ from sessiond.rpc.agent_codec import state_from_wire
 from sessiond.supervisor.agents import AgentCalls
 from sessiond.supervisor.directory import Directory
 from sessiond.supervisor.discovered.known import Discovered
-from sessiond.supervisor.discovered.launching import Launched, Launching, check_prompt
+from sessiond.supervisor.discovered.launching import Launched, Launching, check_prompt, environment_of
 from sessiond.supervisor.forwarding import DaemonStatus
 
 # Programs take what comes in one piece with Enter for pasted text: the key comes after they have read.
@@ -197,7 +197,8 @@ class Resuming:
             spawn.session = await self._session_of(row, folder)
         home = self._directory.get(self._launching.prepare(spawn)).path
         spawn.cwd = await asyncio.to_thread(_checked, row, folder or home, home)
-        wish = Wish(spawn.cwd, wanted.prompt, wanted.model, wanted.print, row.found.id, tuple(spawn.command))
+        words, given = tuple(spawn.command), environment_of(spawn)
+        wish = Wish(spawn.cwd, wanted.prompt, wanted.model, wanted.print, row.found.id, words, given)
         return await self._known.finder.resume(row.found.adapter, row.found.id, wish), wish
 
     async def _session_of(self, row: AgentSession, folder: Path | None) -> str:
