@@ -15,7 +15,7 @@ import msgspec
 
 from sessiond.adapters import ADAPTERS
 from sessiond.adapters.homes import SETTING
-from sessiond.adapters.places import VARIABLES
+from sessiond.adapters.places import VARIABLES, places_of
 from sessiond.discovery import wire
 from sessiond.discovery.conversation import Conversation, Fault, read_answer
 from sessiond.discovery.nursery import PROGRAM, Nursery, kill, readable
@@ -51,6 +51,7 @@ class ProcessFinder:
         homes: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._deadline = deadline
+        self._environment = os.environ if environment is None else environment
         given = os.environ if environment is None else environment
         self._nursery = Nursery(
             {**given, SETTING: msgspec.json.encode(homes or {}).decode()},
@@ -70,6 +71,14 @@ class ProcessFinder:
         return {name: pid for name, pid in pids.items() if pid is not None}
 
     # ---- the port
+
+    async def prepare(self) -> None:
+        """See the port."""
+        if self._closing is not None:
+            return
+        there = [one for one in self._runners if one in ADAPTERS and self._has_files(one)]
+        if there:
+            await self._nursery.prepare([ADAPTERS[one] for one in there])
 
     def watch(self) -> AsyncIterator[FinderEvent]:
         """See the port."""
@@ -162,6 +171,9 @@ class ProcessFinder:
         await asyncio.shield(self._closing)
 
     # ---- inside
+
+    def _has_files(self, adapter: str) -> bool:
+        return any(map(os.path.lexists, places_of(adapter, self._environment)))
 
     async def _close(self) -> None:
         self._outbox.close()

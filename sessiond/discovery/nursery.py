@@ -77,7 +77,7 @@ class Child:
 
 
 class Nursery:
-    """Starts the finder when it is first needed, and anew when it was killed."""
+    """Starts the finder when it is first needed or before, and anew when it was killed."""
 
     def __init__(
         self,
@@ -144,6 +144,12 @@ class Nursery:
             self._asked.pop(number, None)
         return Child(pid, pidfd, ours, status, self._deadline, lambda: self._silent(control))
 
+    async def prepare(self, modules: Sequence[str]) -> None:
+        """Have the finder at hand, with these modules loaded. Raises Unreachable `adapter_failed`."""
+        async with self._starting:
+            if self._control is None:
+                await self._start(modules)
+
     async def close(self) -> None:
         """End the finder; idempotent. What it forked is to be ended before."""
         process, self._process = self._process, None
@@ -158,7 +164,7 @@ class Nursery:
         finally:
             await self._bury(process)
 
-    async def _start(self) -> None:
+    async def _start(self, modules: Sequence[str] = ()) -> None:
         if self._process is not None:
             await self._bury(self._process)
             self._process = None
@@ -171,6 +177,7 @@ class Nursery:
                     *self._command,
                     str(theirs.fileno()),
                     self._factory,
+                    *modules,
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     env=self._environment,

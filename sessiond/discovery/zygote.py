@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, NoReturn
 
 import msgspec
@@ -36,18 +37,32 @@ MEMORY_MAX: Final = 1 << 30
 
 
 def main(argv: Sequence[str]) -> int:
-    """`finder FD [FACTORY]`: serve the host at the other end of that socket until it closes."""
+    """`finder FD [FACTORY [MODULE…]]`: serve the host at the other end of that socket until it closes. The
+    modules are those of adapters that will be asked for: loaded for all of them while nobody asks yet."""
     host = socket.socket(fileno=int(argv[0]))
     kernel.name_process("sessiond-finder")
     factory = argv[1] if len(argv) > 1 else FACTORY
     module, _, function = factory.partition(":")
     make: MakeAdapter = getattr(importlib.import_module(module), function)
     places = all_places if factory == FACTORY else _nowhere
+    _load(argv[2:], host)
     # What is loaded until now is shared with all that are forked, as long as nobody counts its references.
     gc.collect()
     gc.freeze()
     _Zygote(host, make, places).run()
     return 0
+
+
+def _load(modules: Sequence[str], host: socket.socket) -> None:
+    """Load modules, unless the host asks for something meanwhile."""
+    poll = select.poll()
+    poll.register(host, select.POLLIN)
+    for module in modules:
+        if poll.poll(0):
+            return
+        # One that cannot be loaded is told of by the process of its own adapter.
+        with suppress(Exception):
+            importlib.import_module(module)
 
 
 class _Zygote:

@@ -235,6 +235,11 @@ class Finder(Protocol):
     Questions raise Unreachable `adapter_failed`, TimedOut `adapter_timeout`, and what the adapter raises.
     """
 
+    async def prepare(self) -> None:
+        """Have at hand what the first question needs besides the adapters, where any of these has files here:
+        nothing is looked at. Raises Unreachable `adapter_failed`."""
+        ...
+
     def watch(self) -> AsyncIterator[FinderEvent]:
         """What is found, for one reader, for ever. Every enabled adapter soon tells Rows (whole) or
         Problems."""

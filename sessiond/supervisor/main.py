@@ -84,6 +84,7 @@ async def _run(paths: Paths, settings: config.Settings) -> int:
             process.settle()
             manager.ready(f"Serving {len(parts.registry.entries)} sessions at {paths.socket}")
             log.info("serving %d sessions at %s", len(parts.registry.entries), paths.socket)
+            parts.discovered.background.start(parts.discovered.prepare(), "finder at hand")
             received = await termination.wait()
             manager.stopping(f"Ending on {received.name}; sessions go on")
             for task in owned:

@@ -55,6 +55,10 @@ class FakeFinder:
 
     # ---- the port
 
+    async def prepare(self) -> None:
+        """See the port."""
+        self.calls.append(("prepare", ""))
+
     async def watch(self) -> AsyncIterator[FinderEvent]:
         """See the port."""
         if self.watched:

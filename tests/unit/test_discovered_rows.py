@@ -37,6 +37,18 @@ async def test_nothing_runs_until_somebody_asks() -> None:
     assert known.finder.closed
 
 
+async def test_what_is_at_hand_before_runs_nothing_and_serves_the_first_question() -> None:
+    async with knowing(found("one")) as known:
+        await known.discovered.prepare()
+        assert not known.discovered.running
+        assert known.finder.calls == [("prepare", "")]
+        assert await known.ids() == ["one"]
+        assert len(known.finders) == 1
+    async with knowing(found("one")) as known:
+        await known.discovered.prepare()
+    assert known.finder.closed
+
+
 async def test_the_first_list_waits_for_all_and_for_no_more() -> None:
     async with knowing(found("one"), found("two", "codex"), held=True) as known:
         listing = asyncio.create_task(known.ids())

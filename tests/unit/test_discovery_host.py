@@ -20,6 +20,7 @@ import pytest
 
 from sessiond.aio import Pulse
 from sessiond.discovery.host import ProcessFinder
+from sessiond.discovery.nursery import Nursery
 from sessiond.discovery.processes import read_stat
 from sessiond.errors import Conflict, InvalidArgument, NotFound, SessiondError, TimedOut, Unreachable
 from sessiond.model.agent_session import MARKER, STOPPED, Found, Life, Problem, Wish
@@ -440,6 +441,7 @@ async def test_a_finder_that_hangs_is_given_up_when_it_tells_no_end() -> None:
 _HOST = """
 import asyncio, os, sys
 from sessiond.discovery.host import ProcessFinder
+from sessiond.discovery.nursery import Nursery
 async def main():
     finder = ProcessFinder(["one", "two"], 60.0, factory=sys.argv[1])
     async def read():
@@ -506,3 +508,44 @@ async def test_only_one_reads() -> None:
         await case.until(lambda: "one" in case.rows)
         with pytest.raises(RuntimeError, match="one reader"):
             await anext(aiter(case.finder.watch()))
+
+
+async def test_it_is_at_hand_before_the_first_question_where_a_program_has_files() -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    (Path(os.environ["HOME"]) / ".codex" / "sessions").mkdir(parents=True)
+    finder = ProcessFinder(["codex", "pi"], 20.0, environment)
+    try:
+        await finder.prepare()
+        [(name, pid)] = finder.processes.items()
+        assert name == ""
+        assert await finder.is_alive("codex", "none") is None
+        assert finder.processes[""] == pid
+        await finder.prepare()
+        assert finder.processes[""] == pid
+    finally:
+        await finder.close()
+    await finder.prepare()
+    assert read_stat(pid) is None
+    assert not finder.processes
+
+
+async def test_it_is_not_at_hand_where_no_program_has_files() -> None:
+    finder = ProcessFinder(["codex", "pi"], 20.0, os.environ | {"PYTHONPATH": str(ROOT)})
+    try:
+        await finder.prepare()
+        assert not finder.processes
+        assert await finder.is_alive("codex", "none") is None
+        assert finder.processes.keys() == {"", "codex", "pi"}
+    finally:
+        await finder.close()
+
+
+async def test_what_cannot_be_loaded_before_keeps_the_finder_from_nothing() -> None:
+    nursery = Nursery(os.environ | {"PYTHONPATH": str(ROOT)}, 20.0, factory=FACTORY)
+    try:
+        await nursery.prepare(["tests.unit.no_such_module", "json"])
+        child = await nursery.fork("one")
+        assert read_stat(child.pid) is not None
+        await child.end()
+    finally:
+        await nursery.close()

@@ -42,6 +42,8 @@ class Following:
         self._take = take
         self._changed = changed
         self._finder: Finder | None = None
+        # Made before anybody asked, for the first who does.
+        self._prepared: Finder | None = None
         self._owned: dict[str, dict[str, str]] = {}
         self._looking: set[str] = set()
         self._closed = False
@@ -54,7 +56,7 @@ class Following:
         if self._closed:
             raise Unreachable("finder_closed", "the supervisor ends", hint="try again in a moment")
         if self._finder is None:
-            self._finder = self._make()
+            self._finder, self._prepared = self._prepared or self._make(), None
             self._owned = {}
             self._background.start(self._follow(self._finder), "conversations found")
             for begun in self._began:
@@ -72,15 +74,21 @@ class Following:
         if ended is not None:
             self._ended.append(ended)
 
+    async def prepare(self) -> None:
+        """Have at hand what makes the first question wait. Raises as the finder does."""
+        if not self._closed and self._finder is None and self._prepared is None:
+            self._prepared = self._make()
+            await self._prepared.prepare()
+
     def begin(self) -> None:
         """Start it for the next question, unless all ends."""
         if not self._closed:
             _ = self.finder
 
     def end(self) -> Finder | None:
-        """Start none any more; the one that runs, for the caller to close. Idempotent."""
+        """Start none any more; the one there is, for the caller to close. Idempotent."""
         self._closed = True
-        finder, self._finder = self._finder, None
+        finder, self._finder, self._prepared = self._finder or self._prepared, None, None
         return finder
 
     async def _follow(self, finder: Finder) -> None:

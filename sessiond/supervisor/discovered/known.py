@@ -53,8 +53,8 @@ class Rules:
 
 
 class Discovered:
-    """The facade: lists, gets, follows and keeps. The finder is made at the first question; before it nothing
-    runs."""
+    """The facade: lists, gets, follows and keeps. The finder starts at the first question; before it no
+    adapter runs."""
 
     def __init__(
         self,
@@ -110,6 +110,11 @@ class Discovered:
     def finder(self) -> Finder:
         """Who runs the adapters; started where it does not run yet. Raises Unreachable `finder_closed`."""
         return self._following.finder
+
+    async def prepare(self) -> None:
+        """Have done what makes the first question wait, where somebody may ask. Raises Unreachable
+        `adapter_failed`."""
+        await self._following.prepare()
 
     @property
     def running(self) -> bool:
