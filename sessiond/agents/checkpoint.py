@@ -20,12 +20,14 @@ from sessiond.ports import Screen
 
 log = logging.getLogger(__name__)
 
-# Without a drawing no more than this is read: a quarter of a second for the emulator.
+# Without a drawing no more than this is read: some tenths of a second for the emulator.
 MOST = 64 << 20
 # A plain screen shows the last lines alone, and is slow.
 _PLAIN = 1 << 20
 
-_PIECE = 256 * 1024
+# Fed at once: several times what can be seen of a long run of lines, since only that is drawn.
+_PIECE = 1 << 20
+_PIECE_PER_LINE = 512
 _MAGIC = b"sessiond screen 1\n"
 # Offset, columns, rows, length of the drawing, and a checksum of it with all of these.
 _HEAD = struct.Struct("<QHHII")
@@ -100,6 +102,7 @@ class Replay:
         self, folder: AgentFolder, make_screen: MakeScreen, columns: int, rows: int, scrollback: int
     ) -> None:
         self._folder = folder
+        self._piece = max(_PIECE, scrollback * _PIECE_PER_LINE)
         try:
             self._record = open_file(folder.record, os.O_RDONLY)
         except OSError as error:
@@ -165,7 +168,7 @@ class Replay:
             self.resized()
             if self._sizes:
                 stop = min(stop, self._sizes[0][0])
-            data = os.pread(self._record, min(_PIECE, stop - self.offset), self.offset)
+            data = os.pread(self._record, min(self._piece, stop - self.offset), self.offset)
             if not data:
                 break
             if self._watched is not None:

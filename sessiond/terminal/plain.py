@@ -1,7 +1,8 @@
-"""What of a long run of plain text a screen need not be shown: lines that have scrolled off by its end.
+"""What of a long run of text a screen need not be shown: lines that have scrolled off by its end.
 
-A program that prints without end prints text. An emulator takes each line in turn, and ten million lines
-take it a minute; of those only the last are on the screen, or can be scrolled back to.
+A program that prints without end prints text, with colours at most. An emulator takes each line in turn, and
+ten million lines take it a minute; of those only the last are on the screen, or can be scrolled back to. Of
+the others only the colours count that were set and not changed again.
 """
 
 from __future__ import annotations
@@ -14,14 +15,20 @@ LEAST = 1 << 16
 
 # A run that is worth it fills one of the windows of this size that the data is cut into.
 _WINDOW = LEAST // 2
-_PLAIN = re.compile(rb"[\x20-\x7e\t\r\n]*")
-_UP_TO_OTHER = re.compile(rb".*[^\x20-\x7e\t\r\n]", re.DOTALL)
+_ESCAPE = b"\x1b"
+_TEXT_AND_ESCAPE = bytes(range(0x20, 0x7F)) + b"\t\r\n" + _ESCAPE
+_COLOUR = re.compile(rb"\x1b\[[0-9;:]{0,32}+m")
+# An escape that begins anything else; and with it all that is no text.
+_STRANGE = re.compile(rb"\x1b(?!\[[0-9;:]{0,32}+m)")
+_OTHER = re.compile(rb"[^\x20-\x7e\t\r\n\x1b]|" + _STRANGE.pattern)
+_UP_TO_OTHER = re.compile(rb".*(?:" + _OTHER.pattern + rb")", re.DOTALL)
 # Margins: outside of them a line is written over the one before, and what that one left stays. A sequence
 # with more in it than any has that is meant is taken for one.
 _MARGINS = re.compile(rb"\x1b\[[0-9;:]{1,32}[rs]|\x1b\[[0-9;:]{33}")
-_STRING = re.compile(rb"\x1b[\]P_^X]")
+_STRING = re.compile(rb"\x1b(?:\][^\x07\x18\x1a\x1b]*+|[P_^X][^\x18\x1a\x1b]*+)")
 _SEQUENCE = 40
 _LINE = b"\r\n"
+_RESETS = (b"\x1b[m", b"\x1b[0m")
 
 
 class PlainText:
@@ -40,7 +47,9 @@ class PlainText:
         """
         if self._margins:
             return data
-        if _MARGINS.search(data) or _MARGINS.search(self._tail + data[:_SEQUENCE]):
+        strange = _STRANGE.search(data)
+        calm = len(data) if strange is None else strange.start()
+        if _MARGINS.search(data, calm) or _MARGINS.search(self._tail + data[:_SEQUENCE]):
             self._margins = True
             return data
         self._tail = (self._tail + data)[-_SEQUENCE:] if len(data) < _SEQUENCE else data[-_SEQUENCE:]
@@ -48,33 +57,72 @@ class PlainText:
             return data
         parts = []
         begin = 0
-        for start, end in _runs(data):
-            if _STRING.match(data, max(0, start - 1)):
-                # It is what a sequence says, and not on the screen.
+        for start, end in _runs(data, calm):
+            if _is_said(data, start):
                 continue
             first = data.find(_LINE, start, end)
             last = _nth_from_end(data, first, end, lines + 1)
             if last > first >= 0:
                 parts.append(data[begin : first + len(_LINE)])
+                parts.append(_colours(data, first, last))
                 begin = last + len(_LINE)
         return b"".join([*parts, data[begin:]]) if parts else data
 
 
-def _runs(data: bytes) -> Iterator[tuple[int, int]]:
-    """Where runs of plain text begin and end; no byte is looked at more than twice."""
+def _runs(data: bytes, calm: int) -> Iterator[tuple[int, int]]:
+    """Where runs of text and colours begin and end; no byte is looked at more than a few times.
+
+    There is no strange escape before ``calm``.
+    """
     place = after = 0
     while place + _WINDOW <= len(data):
-        if not _PLAIN.fullmatch(data, place, place + _WINDOW):
+        if not _is_run(data, place, calm):
             place += _WINDOW
             continue
-        low = max(after, place - _WINDOW)
-        other = _UP_TO_OTHER.match(data, low, place)
-        start = low if other is None else other.end()
-        run = _PLAIN.match(data, place)
-        after = place if run is None else run.end()
+        start = _start(data, max(after, place - _WINDOW), place)
+        while place + _WINDOW <= len(data) and _is_run(data, place, calm):
+            place += _WINDOW
+        other = _OTHER.search(data, place)
+        after = len(data) if other is None else other.start()
         if after - start >= LEAST:
             yield start, after
         place += (after - place) // _WINDOW * _WINDOW
+
+
+def _is_run(data: bytes, place: int, calm: int) -> bool:
+    """Whether a whole window belongs to one run."""
+    end = place + _WINDOW
+    if data[place:end].translate(None, _TEXT_AND_ESCAPE):
+        return False
+    if end <= calm:
+        return True
+    # A colour may go on behind the window.
+    strange = _STRANGE.search(data, place, end + _SEQUENCE)
+    return strange is None or strange.start() >= end
+
+
+def _start(data: bytes, low: int, place: int) -> int:
+    """Where the run begins, from ``low`` on, that holds the window at a place."""
+    other = _UP_TO_OTHER.match(data, low, place)
+    if other is not None and _COLOUR.match(data, other.end() - 1):
+        # Cut off by the window.
+        other = _UP_TO_OTHER.match(data, low, other.end() - 1)
+    return low if other is None else other.end()
+
+
+def _is_said(data: bytes, start: int) -> bool:
+    """Whether a run begins as what a sequence says, and is not on the screen."""
+    begun = data.rfind(_ESCAPE, 0, start)
+    said = _STRING.match(data, begun, start + 1) if begun >= 0 else None
+    return said is not None and said.end() > start
+
+
+def _colours(data: bytes, start: int, end: int) -> bytes:
+    """What sets the same colours as all of that part of a run does: each sequence sets some to given values,
+    whatever they were, so that the last of those that are alike is enough."""
+    start = max(start, *(data.rfind(reset, start, end) for reset in _RESETS))
+    latest = dict.fromkeys(reversed(_COLOUR.findall(data, start, end)))
+    return b"".join(reversed(latest))
 
 
 def _nth_from_end(data: bytes, start: int, end: int, count: int) -> int:

@@ -59,6 +59,9 @@ _LIKELY = re.compile(
     rb"|\](?=[0-9])" + _OSC_CODES + rb";|P[0-9;]{0,8}+[$+]|_G|Z)"
 )
 
+# An escape that does not set colours, which most of them do.
+_NO_COLOUR = re.compile(rb"\x1b(?!\[[0-9;:]*+m)")
+
 
 def _unfinished(most: int) -> re.Pattern[bytes]:
     """A sequence at the end of a chunk that may yet become a query."""
@@ -77,7 +80,8 @@ _COLOURS = re.compile(rb"\x1b\]([0-9]+);(" + _STRING + rb"*)")
 
 def _may_ask(text: bytes) -> bool:
     """Whether there may be a query in it: False where there is none."""
-    return _LIKELY.search(text) is not None or b"\x05" in text
+    other = _NO_COLOUR.search(text)
+    return (other is not None and _LIKELY.search(text, other.start()) is not None) or b"\x05" in text
 
 
 def _begun(unfinished: re.Pattern[bytes], text: bytes, most: int) -> re.Match[bytes] | None:

@@ -13,10 +13,28 @@ from sessiond.terminal.plain import LEAST, PlainText, _runs
 
 COLUMNS, ROWS, SCROLLBACK = 20, 6, 40
 
-LINE = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=50).map(str.encode)
+TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30).map(str.encode)
+COLOUR = st.sampled_from(
+    [
+        b"\x1b[m",
+        b"\x1b[0m",
+        b"\x1b[1;31m",
+        b"\x1b[22m",
+        b"\x1b[48;5;17m",
+        b"\x1b[38:2::1:2:3m",
+        b"\x1b[4:3m",
+        b"\x1b[0;7m",
+        b"\x1b[27;39m",
+        b"\x1b[99m",
+        b"\x1b[;m",
+    ]
+)
+LINE = st.one_of(TEXT, st.lists(st.one_of(TEXT, COLOUR), max_size=5).map(b"".join))
 SEQUENCE = st.sampled_from(
     [
         b"\x1b[31;42m",
+        b"\x1b]2;\xc3\xa9",
+        b"\x1b[?25m",
         b"\x1b[2;4H",
         b"\x1b[?1049h",
         b"\x1b[?7l",
@@ -46,7 +64,7 @@ def in_small_pieces(data: bytes) -> list[bytes]:
 
 
 # Lines behind the screen go by whole pages, at other times with other pieces: the screen is compared.
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(SEQUENCE, max_size=4), st.lists(LINE, min_size=3, max_size=20), END, LINE, SEQUENCE)
 def test_what_is_left_out_is_not_missed(
     before: list[bytes], lines: list[bytes], end: bytes, last: bytes, after: bytes
@@ -69,6 +87,19 @@ def test_ten_million_lines_are_not_fed() -> None:
     assert len(PlainText().shortened(b"a\x1b[m" + flood + b"\x1b[1m" + flood, 100)) < 2000
 
 
+def test_coloured_lines_are_not_fed_either() -> None:
+    line = b"\x1b[32m%08d\x1b[0m \x1b[1mok\x1b[22m\r\n"
+    flood = b"".join(line % number for number in range(100_000))
+    for begun in (b"", b"\x1b", b"\x1b[3"):
+        assert len(PlainText().shortened(flood + begun, 100)) < 110 * len(line % 0)
+
+
+def test_of_lines_that_are_left_out_the_colours_stay_that_were_not_changed_again() -> None:
+    flood = b"y\r\n" * LEAST
+    data = b"\r\n\x1b[31m\x1b[m\x1b[1m\x1b[35m\x1b[1m\r\n" + flood
+    assert PlainText().shortened(data, 1) == b"\r\n\x1b[m\x1b[35m\x1b[1m" + b"y\r\n"
+
+
 def test_a_sequence_without_end_is_looked_at_once() -> None:
     for endless in (b"\x1b[" + b"1" * (4 << 20), b"\x1b[1;" * (1 << 19), b"\x1b[?1" * (1 << 19)):
         assert PlainText().shortened(endless, 10) == endless
@@ -89,8 +120,13 @@ def test_margins_are_seen_also_in_two_pieces(cut: int) -> None:
     assert plain.shortened(flood, 10) == flood
 
 
-RUN = re.compile(rb"[\x20-\x7e\t\r\n]+")
-PART = st.tuples(st.integers(0, 2 * LEAST), st.sampled_from([b"\x1b", b"\xc3\xa9", b""]))
+RUN = re.compile(rb"(?:[\x20-\x7e\t\r\n]|\x1b\[[0-9;:]{0,32}m)+")
+PART = st.tuples(
+    st.integers(0, 2 * LEAST),
+    st.sampled_from(
+        [b"\x1b", b"\xc3\xa9", b"", b"\x1b[1;31m", b"\x1b[%sm" % (b"1" * 33), b"\x1b[3", b"\x1b[3H"]
+    ),
+)
 
 
 @settings(deadline=None)
@@ -98,4 +134,6 @@ PART = st.tuples(st.integers(0, 2 * LEAST), st.sampled_from([b"\x1b", b"\xc3\xa9
 def test_every_run_that_is_long_enough_is_found(parts: list[tuple[int, bytes]]) -> None:
     data = b"".join(b"x" * length + other for length, other in parts)
     spans = [run.span() for run in RUN.finditer(data)]
-    assert list(_runs(data)) == [(start, end) for start, end in spans if end - start >= LEAST]
+    strange = re.search(rb"\x1b(?!\[[0-9;:]{0,32}m)", data)
+    calm = len(data) if strange is None else strange.start()
+    assert list(_runs(data, calm)) == [(start, end) for start, end in spans if end - start >= LEAST]
