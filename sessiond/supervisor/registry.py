@@ -104,7 +104,6 @@ class Registry:
     async def load(self, roots: Iterable[Path]) -> Found:
         """Find all sessions: those linked from the state folder, and those below the roots."""
         async with self.lock:
-            await asyncio.to_thread(self._settle_intents)
             # All in one thread: a hop into another for each costs more than the reading.
             linked = await asyncio.to_thread(self._read_linked)
             for session, path, found in linked:
@@ -118,7 +117,11 @@ class Registry:
 
     def _read_linked(self) -> list[tuple[str, Path, Identity | SessiondError]]:
         """Every session that the state folder leads to, and what its workspace holds."""
-        return [(session, path, _read(path)) for session, path in links.read_all(self._paths).items()]
+        linked, bare = links.survey(self._paths)
+        if bare:
+            self._settle_intents()
+            linked = links.read_all(self._paths)
+        return [(session, path, _read(path)) for session, path in linked.items()]
 
     def _settle_intents(self) -> None:
         """Sessions that were being made when a supervisor died: whole where the identity is, else none."""

@@ -56,10 +56,10 @@ def read(workspace: Path) -> Identity:
 
 def read_at(folder: int, workspace: Path) -> Identity:
     """The identity in an open folder; ``workspace`` is its path, for messages. Raises as ``read``."""
-    # Made once: at the start of the supervisor all are read, and making paths is most of that work.
-    path = _shown(workspace)
     with _own(folder, workspace) as own:
-        content = _content(own, path)
+        content = _content(own, workspace)
+    # As text: at the start of the supervisor all are read, and making paths is most of that work.
+    path = f"{workspace}/{FOLDER}/{FILE}"
     return _parse(_decode(content, path), path)
 
 
@@ -90,13 +90,11 @@ def _folder(workspace: Path, flags: int) -> Iterator[int]:
 def _own(folder: int, workspace: Path) -> Iterator[int]:
     """The open `.sessiond` of a workspace: a real folder, never a link to elsewhere."""
     try:
-        info = os.stat(FOLDER, dir_fd=folder, follow_symlinks=False)
-        if not stat.S_ISDIR(info.st_mode):
-            _invalid(workspace / FOLDER, f"it is {_kind(info.st_mode)}, not a folder")
         descriptor = os.open(FOLDER, _ENTER, dir_fd=folder)
     except FileNotFoundError as error:
         raise _missing(workspace) from error
     except OSError as error:
+        _refuse_no_folder(folder, workspace)
         raise from_os(error, workspace / FOLDER) from error
     try:
         yield descriptor
@@ -104,34 +102,42 @@ def _own(folder: int, workspace: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _content(own: int, path: Path) -> bytes:
+def _refuse_no_folder(folder: int, workspace: Path) -> None:
+    """Raise InvalidArgument where the `.sessiond` that cannot be opened is no folder."""
+    with contextlib.suppress(OSError):
+        mode = os.stat(FOLDER, dir_fd=folder, follow_symlinks=False).st_mode
+        if not stat.S_ISDIR(mode):
+            _invalid(workspace / FOLDER, f"it is {_kind(mode)}, not a folder")
+
+
+def _content(own: int, workspace: Path) -> bytes:
     try:
         # Looked at before it is opened: opening a device can do things.
-        _check_file(os.stat(FILE, dir_fd=own, follow_symlinks=False), path)
+        _check_file(os.stat(FILE, dir_fd=own, follow_symlinks=False), workspace)
         descriptor = os.open(FILE, _READ, dir_fd=own)
     except FileNotFoundError as error:
-        raise _missing(path.parent.parent) from error
+        raise _missing(workspace) from error
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
-            _invalid(path, "it is not a regular file")
-        raise from_os(error, path) from error
+            _invalid(_shown(workspace), "it is not a regular file")
+        raise from_os(error, _shown(workspace)) from error
     try:
-        _check_file(os.fstat(descriptor), path)
+        _check_file(os.fstat(descriptor), workspace)
         content = os.read(descriptor, SIZE_MAX + 1)
     except OSError as error:
-        raise from_os(error, path) from error
+        raise from_os(error, _shown(workspace)) from error
     finally:
         os.close(descriptor)
     if len(content) > SIZE_MAX:
-        _invalid(path, f"it holds more than {SIZE_MAX} bytes")
+        _invalid(_shown(workspace), f"it holds more than {SIZE_MAX} bytes")
     return content
 
 
-def _check_file(info: os.stat_result, path: Path) -> None:
+def _check_file(info: os.stat_result, workspace: Path) -> None:
     if not stat.S_ISREG(info.st_mode):
-        _invalid(path, f"it is {_kind(info.st_mode)}, not a regular file")
+        _invalid(_shown(workspace), f"it is {_kind(info.st_mode)}, not a regular file")
     if info.st_size > SIZE_MAX:
-        _invalid(path, f"it holds {info.st_size} bytes, more than {SIZE_MAX}")
+        _invalid(_shown(workspace), f"it holds {info.st_size} bytes, more than {SIZE_MAX}")
 
 
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
@@ -148,7 +154,7 @@ def _kind(mode: int) -> str:
     return next((name for test, name in _KINDS if test(mode)), "a file")
 
 
-def _decode(content: bytes, path: Path) -> dict[str, Any]:
+def _decode(content: bytes, path: str) -> dict[str, Any]:
     if not content.strip():
         _invalid(path, "it is empty")
     try:
@@ -169,12 +175,12 @@ def _decode(content: bytes, path: Path) -> dict[str, Any]:
             "identity_newer",
             f"{path} has format {version}, and this release reads up to {FORMAT}",
             hint="upgrade sessiond",
-            fields={"path": str(path), "format": str(version)[:20]},
+            fields={"path": path, "format": str(version)[:20]},
         )
     return value
 
 
-def _parse(value: Mapping[str, Any], path: Path) -> Identity:
+def _parse(value: Mapping[str, Any], path: str) -> Identity:
     def take(key: str, check: Callable[[str], Any]) -> Any:
         text = value.get(key)
         if not isinstance(text, str):
@@ -194,15 +200,18 @@ def _parse(value: Mapping[str, Any], path: Path) -> Identity:
 
 
 def _time(text: str) -> datetime:
-    wrong = InvalidArgument("time_invalid", f"not an RFC 3339 time with a zone: {text[:64]!r}")
     try:
         when = datetime.fromisoformat(text)
         utc = when.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise wrong from error
+        raise _no_time(text) from error
     if when.tzinfo is None:
-        raise wrong
+        raise _no_time(text)
     return utc
+
+
+def _no_time(text: str) -> InvalidArgument:
+    return InvalidArgument("time_invalid", f"not an RFC 3339 time with a zone: {text[:64]!r}")
 
 
 # ---- writing --------------------------------------------------------------------------------
@@ -232,7 +241,7 @@ def write(workspace: Path, identity: Identity) -> None:
     with _prepared(workspace) as own:
         readable = True
         try:
-            others = _others(_decode(_content(own, _shown(workspace)), _shown(workspace)))
+            others = _others(_decode(_content(own, workspace), str(_shown(workspace))))
         except NotFound:
             others = {}
         except (InvalidArgument, Unsupported, PermissionDenied):
@@ -370,7 +379,7 @@ def _shown(workspace: Path) -> Path:
     return workspace / FOLDER / FILE
 
 
-def _invalid(path: Path, reason: str, cause: Exception | None = None) -> NoReturn:
+def _invalid(path: Path | str, reason: str, cause: Exception | None = None) -> NoReturn:
     raise InvalidArgument(
         "identity_invalid",
         f"{path} is no session's identity: {reason}",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ INTENT = "workspace-intended"
 
 _DRAFTS = (f".{LINK}.", f".{INTENT}.")
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLLOW = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def point(paths: Paths, session: str, workspace: Path) -> None:
@@ -58,31 +60,50 @@ def _link(paths: Paths, session: str, name: str, workspace: Path) -> None:
         raise from_os(error, link) from error
 
 
+def survey(paths: Paths) -> tuple[dict[str, Path], list[str]]:
+    """The workspace of every session that has a folder of its own here, and the ids of those folders that
+    lead to none: sessions that were being made, and what is left of others."""
+    found: dict[str, Path] = {}
+    bare: list[str] = []
+    # One call for each: this is done for every session when the supervisor starts.
+    with _listed(paths) as (parent, names):
+        for name in names:
+            target = _target(f"{name}/{LINK}", parent)
+            if target is None:
+                bare.append(name)
+            else:
+                found[name] = target
+    return found, bare
+
+
 def read_all(paths: Paths) -> dict[str, Path]:
     """The workspace of every session that has a folder of its own here."""
-    return _read(paths, LINK)
+    return survey(paths)[0]
 
 
 def read_intents(paths: Paths) -> dict[str, Path]:
-    """Where sessions were about to be made when the one who made them ended."""
-    return _read(paths, INTENT)
+    """Where sessions were about to be made when the one who made them ended. One that is pointed at its
+    workspace was made, whatever is left beside the link."""
+    folders = {session: paths.sessions_state / session / INTENT for session in survey(paths)[1]}
+    return {session: target for session, link in folders.items() if (target := _target(link)) is not None}
 
 
-def _read(paths: Paths, link: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+@contextmanager
+def _listed(paths: Paths) -> Iterator[tuple[int, list[str]]]:
+    """The folder of sessions' own folders, open, and their ids in order; none where it is missing."""
     try:
-        names = os.listdir(paths.sessions_state)
+        parent = os.open(paths.sessions_state, _FOLLOW)
     except FileNotFoundError:
-        return found
+        yield -1, []
+        return
     except OSError as error:
         raise from_os(error, paths.sessions_state) from error
-    # Text instead of Path: this is done for every session when the supervisor starts.
-    parent = str(paths.sessions_state)
-    for name in sorted(filter(is_id, names)):
-        target = _target(f"{parent}/{name}/{link}")
-        if target is not None:
-            found[name] = target
-    return found
+    try:
+        yield parent, sorted(filter(is_id, os.listdir(parent)))
+    except OSError as error:
+        raise from_os(error, paths.sessions_state) from error
+    finally:
+        os.close(parent)
 
 
 def stand_in(paths: Paths, session: str, workspace: Path) -> Identity:
@@ -119,16 +140,9 @@ def remove_session_state(paths: Paths, session: str) -> None:
 def sweep(paths: Paths) -> None:
     """Remove folders of sessions that hold nothing: a supervisor died before it noted where one was made,
     or after it removed all that one had. Nobody may be making a session meanwhile."""
-    try:
-        names = os.listdir(paths.sessions_state)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise from_os(error, paths.sessions_state) from error
-    parent = str(paths.sessions_state)
-    for name in filter(is_id, names):
-        folder = f"{parent}/{name}"
-        # The quickest look at those that hold something, which are nearly all.
+    for name in survey(paths)[1]:
+        folder = f"{paths.sessions_state}/{name}"
+        # A link that leads nowhere sensible is somebody's.
         if os.path.lexists(f"{folder}/{LINK}"):
             continue
         with suppress(OSError):
@@ -146,12 +160,12 @@ def _checked(session: str) -> str:
     return session
 
 
-def _target(link: Path | str) -> Path | None:
-    with suppress(OSError):
-        text = os.readlink(link)
-        if text.startswith("/"):
-            return Path(text)
-    return None
+def _target(link: Path | str, parent: int | None = None) -> Path | None:
+    try:
+        text = os.readlink(link, dir_fd=parent)
+    except OSError:
+        return None
+    return Path(text) if text.startswith("/") else None
 
 
 def _owner(folder: Path) -> str:

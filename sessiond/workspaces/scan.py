@@ -137,6 +137,10 @@ class _Scan:
         waiting = deque([(root, 0)])
         while waiting:
             path, level = waiting.popleft()
+            if level and (identity := self.known.get(path)) is not None:
+                # It ends its branch, and nothing in it is asked for.
+                self.workspaces[path] = identity
+                continue
             listed = self._list(path, device, left)
             if listed is None:
                 continue
@@ -147,7 +151,7 @@ class _Scan:
                 return
             stop = self._judge(path, listed.keys())
             if level < self.depth and (not stop or level == 0):
-                waiting.extend((path / name, level + 1) for name in self._folders(path, listed))
+                waiting.extend((below, level + 1) for below in self._folders(path, listed))
 
     def _list(self, path: Path, device: int, left: int) -> dict[str, bool] | None:
         """Names in a folder, and whether each is one itself; None where it is not to be looked at."""
@@ -197,16 +201,16 @@ class _Scan:
             self.candidates[path] = tuple(sorted(marks))
         return False
 
-    def _folders(self, path: Path, listed: dict[str, bool]) -> list[str]:
-        """Names of the folders to enter, in order."""
+    def _folders(self, path: Path, listed: dict[str, bool]) -> list[Path]:
+        """The folders to enter, in the order of their names."""
         names = sorted(name for name, folder in listed.items() if folder and not name.startswith("."))
+        # Joined as text, and made a path once: there may be thousands.
+        parent = str(path).rstrip("/")
         usable = []
         for name in names:
             try:
-                check_form(str(path / name))
+                usable.append(check_form(f"{parent}/{name}"))
             except InvalidArgument as error:
-                shown = Path(str(path / name).encode(errors="backslashreplace").decode())
+                shown = Path(f"{parent}/{name}".encode(errors="backslashreplace").decode())
                 self.skipped[shown] = Skipped(shown, error.code, error.message)
-            else:
-                usable.append(name)
         return usable

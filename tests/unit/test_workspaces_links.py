@@ -141,6 +141,19 @@ def test_an_intent_is_settled_by_pointing_or_by_removing(paths: Paths, tmp_path:
     assert links.read_all(paths) == {one: tmp_path / "one"}
 
 
+def test_an_intent_beside_a_link_is_settled_already(paths: Paths, tmp_path: Path) -> None:
+    made, begun = new_id(), new_id()
+    links.point(paths, made, tmp_path / "made")
+    links.intend(paths, made, tmp_path / "elsewhere")
+    links.intend(paths, begun, tmp_path / "begun")
+    assert links.survey(paths) == ({made: tmp_path / "made"}, [begun])
+    assert links.read_intents(paths) == {begun: tmp_path / "begun"}
+    links.sweep(paths)
+    assert links.survey(paths) == ({made: tmp_path / "made"}, [begun])
+    links.point(paths, made, tmp_path / "made")
+    assert os.listdir(paths.session_state(made)) == [links.LINK]
+
+
 def test_a_folder_that_holds_nothing_is_swept_and_any_other_stays(paths: Paths, tmp_path: Path) -> None:
     bare, drafted, linked, intended, stored = (new_id() for _ in range(5))
     links.point(paths, linked, tmp_path)

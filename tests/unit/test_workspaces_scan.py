@@ -219,6 +219,14 @@ def test_other_file_systems_are_not_entered_but_said(tmp_path: Path) -> None:
     assert done.stdout == "() [('mounted', 'path_other_device')]\n['one']\n"
 
 
+def test_a_workspace_that_is_known_ends_its_branch_unless_it_is_a_root(tmp_path: Path) -> None:
+    one = make(tmp_path / "one")
+    two, inner = make(one / "two"), make(tmp_path / "three" / "inner")
+    known = {path: identity_file.read(path) for path in (one, two, tmp_path / "three" / "inner")}
+    assert [path for path, _ in scan([tmp_path], depth=3, markers=(), known=known).workspaces] == [one, inner]
+    assert [path for path, _ in scan([one], depth=3, markers=(), known=known).workspaces] == [one, two]
+
+
 def test_identities_that_are_known_are_not_read_again(tmp_path: Path) -> None:
     one, two = make(tmp_path / "one"), make(tmp_path / "two")
     known = {one: identity_file.read(two)}
