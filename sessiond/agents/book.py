@@ -88,7 +88,10 @@ class Book:
             return self._read(self.folder(agent))
         except (OSError, ValueError) as error:
             raise NotFound(
-                "agent_not_found", f"no agent {agent} can be read: {error}", fields={"agent": agent}
+                "agent_not_found",
+                f"no agent {agent} can be read: {error}",
+                hint="sessionctl ps -a",
+                fields={"agent": agent},
             ) from error
 
     def _read(self, folder: AgentFolder) -> Kept:
@@ -113,7 +116,9 @@ class Book:
         Exhausted `disk_full`."""
         folder = self.folder(spec.id)
         if folder.path.exists():
-            raise AlreadyExists("agent_exists", f"there is an agent {spec.id}", fields={"agent": spec.id})
+            raise AlreadyExists(
+                "agent_exists", f"there is an agent {spec.id}", hint="try again", fields={"agent": spec.id}
+            )
         draft = self._root / f"{_DRAFT}{spec.id}"
         try:
             private_folder(self._root)

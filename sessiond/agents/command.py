@@ -142,7 +142,9 @@ def check_command(argv: Sequence[str]) -> None:
     if not argv:
         raise InvalidArgument("command_missing", "no command is given", hint="sessionctl run -- COMMAND")
     if any("\0" in word for word in argv):
-        raise InvalidArgument("argument_invalid", "a word of the command holds a NUL")
+        raise InvalidArgument(
+            "argument_invalid", "a word of the command holds a NUL", hint="no program can be given one"
+        )
 
 
 def resolve(argv: Sequence[str], environment: Mapping[str, str], cwd: Path) -> Path:
@@ -160,7 +162,7 @@ def resolve(argv: Sequence[str], environment: Mapping[str, str], cwd: Path) -> P
         candidates = [cwd / part / word for part in path.split(":")] if word else []
     refused = ""
     for candidate in candidates:
-        reason = _fault_of(candidate)
+        reason = _fault_of(candidate, named="/" in word)
         if reason is None:
             return candidate
         refused = refused or reason
@@ -169,20 +171,28 @@ def resolve(argv: Sequence[str], environment: Mapping[str, str], cwd: Path) -> P
             "command_not_executable",
             refused,
             hint="chmod +x, or name its interpreter",
-            fields={"command": word},
+            fields={"command": word[:200]},
         )
+    if "/" in word:
+        hint = f"a relative path begins at the folder that it runs in: {cwd}"
+    else:
+        hint = "the PATH searched is the caller's; give the whole path, or --env PATH=…"
     raise NotFound(
         "command_not_found",
         f"no program {word[:200]!r} is found",
-        hint="the PATH searched is the caller's; give the whole path, or --env PATH=…",
+        hint=hint,
         fields={"command": word[:200]},
     )
 
 
-def _fault_of(candidate: Path) -> str | None:
-    """Why a path cannot be executed: None where it can, empty where nothing is there."""
+def _fault_of(candidate: Path, *, named: bool) -> str | None:
+    """Why a path cannot be executed: None where it can, empty where nothing is there. ``named``: it was given
+    as a path, and not found in the PATH."""
     try:
         mode = candidate.stat().st_mode
+    except PermissionError:
+        # A folder of the PATH that may not be entered has nothing in it; a path says what is meant.
+        return f"{candidate} cannot be reached: a folder that leads to it is closed to you" if named else ""
     except OSError:
         return ""
     if not stat.S_ISREG(mode):

@@ -39,4 +39,6 @@ def fault(error: OSError, path: Path, deed: str) -> SessiondError:
             hint="the state folder must be yours and writable: sessionctl doctor",
             fields=fields,
         )
-    return SessiondError("state_failed", f"{path} cannot be {deed}: {reason}", fields=fields)
+    return SessiondError(
+        "state_failed", f"{path} cannot be {deed}: {reason}", hint="sessionctl doctor", fields=fields
+    )

@@ -7,11 +7,14 @@ the same from wherever reading began, and no hostile sequence hides the lines be
 from __future__ import annotations
 
 import re
+from unicodedata import east_asian_width
 
 # Where a line begins to be cut.
 LINE_MAX = 64 << 10
 
 _COLUMN_MAX = 1000
+_TAB = 8
+_TABS = re.compile("(\t)")
 # CSI; the strings (OSC, DCS, SOS, PM, APC) up to what ends them, where their ST is the next sequence; escapes
 # with intermediate bytes; escapes of two bytes. What is missing at its end is missing at the line's end, or a
 # byte came that belongs to no sequence and stands for itself.
@@ -23,8 +26,8 @@ _SEQUENCE_TEXT = (
 )
 _SEQUENCE = re.compile(_SEQUENCE_TEXT)
 _TOKEN = re.compile(rb"(" + _SEQUENCE_TEXT + rb")|([\x00-\x08\x0a-\x1f\x7f])|([^\x00-\x08\x0a-\x1f\x7f]+)")
-_CURSOR = re.compile(rb"\x1b\[(\d{0,5})[\d;]*([CDGK])")
-_MOVES = re.compile(rb"[\r\x08]|\x1b\[\d*[CDGK]")
+_CURSOR = re.compile(rb"\x1b\[(\d{0,5})[\d;]*([CDGKPX@])")
+_MOVES = re.compile(rb"[\r\x08]|\x1b\[\d*[CDGKPX@]")
 _SPECIAL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\xc2[\x80-\x9f]")
 _CONTROLS = dict.fromkeys([*range(9), *range(10, 32), *range(127, 160)])
 
@@ -51,11 +54,8 @@ def _drawn(line: bytes) -> str:
     for token in _TOKEN.finditer(line):
         sequence, control, text = token.groups()
         if text is not None:
-            run = text.decode("utf-8", "replace").translate(_CONTROLS)
-            if column > len(cells):
-                cells.extend(" " * (column - len(cells)))
-            cells[column : column + len(run)] = run
-            column += len(run)
+            for part in _TABS.split(text.decode("utf-8", "replace").translate(_CONTROLS)):
+                column = _tabbed(cells, column) if part == "\t" else _written(cells, column, part)
         elif control == b"\r":
             column = 0
         elif control == b"\x08":
@@ -65,20 +65,85 @@ def _drawn(line: bytes) -> str:
     return "".join(cells).rstrip(" ") if cells and cells[-1] == " " else "".join(cells)
 
 
+def _written(cells: list[str], column: int, run: str) -> int:
+    """Write over what is there; returns the column after it. A wide character has an empty cell behind it."""
+    if not run:
+        return column
+    if column > len(cells):
+        cells.extend(" " * (column - len(cells)))
+    wide = run if run.isascii() else [cell for one in run for cell in _cells_of(one)]
+    end = column + len(wide)
+    _cut(cells, column)
+    _cut(cells, end)
+    cells[column:end] = wide
+    return end
+
+
+def _cells_of(character: str) -> tuple[str, ...]:
+    return (character, "") if east_asian_width(character) in "WF" else (character,)
+
+
+def _cut(cells: list[str], column: int) -> None:
+    """Make blanks of a tab or a wide character that lies on both sides of where a column begins."""
+    if column >= len(cells) or cells[column]:
+        return
+    start = end = column
+    while not cells[start]:
+        start -= 1
+    while end < len(cells) and not cells[end]:
+        end += 1
+    cells[start:end] = " " * (end - start)
+
+
+def _tabbed(cells: list[str], column: int) -> int:
+    """The column of the next tab stop. Over what is there it only moves; behind that it is a tab as well."""
+    stop = column - column % _TAB + _TAB
+    if column >= len(cells):
+        cells.extend(" " * (column - len(cells)))
+        cells.extend(["\t", *[""] * (stop - column - 1)])
+    return stop
+
+
 def _moved(cells: list[str], column: int, count: int, how: bytes) -> int:
     """Do one move or erasure; returns the column after it."""
     if how == b"K":
         if count == 0:
+            _cut(cells, column)
             del cells[column:]
+        elif count == 1:
+            _written(cells, 0, " " * min(column + 1, len(cells)))
         elif count == 2:
             cells.clear()
             return min(column, _COLUMN_MAX)
+        return column
+    if how in b"PX@":
+        _shifted(cells, column, min(max(count, 1), _COLUMN_MAX), how)
         return column
     if how == b"G":
         return min(max(count, 1), _COLUMN_MAX) - 1
     if how == b"D":
         return max(0, column - max(count, 1))
     return min(column + max(count, 1), max(len(cells), _COLUMN_MAX))
+
+
+def _shifted(cells: list[str], column: int, count: int, how: bytes) -> None:
+    """Take characters out, put blanks in or over them, as programs do that edit within a line."""
+    if column >= len(cells):
+        return
+    if how == b"X":
+        _written(cells, column, " " * min(count, len(cells) - column))
+        return
+    _cut(cells, column)
+    # A tab that is moved would end at another column.
+    for place in range(column, len(cells)):
+        if cells[place] == "\t":
+            cells[place] = " "
+            _cut(cells, place + 1)
+    if how == b"P":
+        _cut(cells, column + count)
+        del cells[column : column + count]
+    else:
+        cells[column:column] = " " * count
 
 
 _GROUND, _ESCAPE, _CSI, _INTERMEDIATE, _STRING = range(5)

@@ -151,7 +151,9 @@ def edits(words: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
             raise
         changed[key] = value
     if both := sorted(changed.keys() & set(removed)):
-        raise UsageFault("usage", f"{both[0]} is both set and removed", fields={"key": both[0]})
+        raise UsageFault(
+            "usage", f"{both[0]} is both set and removed", hint="do one of them", fields={"key": both[0]}
+        )
     return changed, removed
 
 
@@ -204,4 +206,6 @@ def _confirm(app: App, session: Any) -> None:
     app.note(f"This deletes {render.plain(session.path)} with all that it holds.")
     typed = click.prompt(f"Type the session's name ({render.plain(session.name)}) to go on", err=True)
     if typed != session.name:
-        raise UsageFault("confirmation_wrong", "that is not its name; nothing was deleted")
+        raise UsageFault(
+            "confirmation_wrong", "that is not its name; nothing was deleted", hint="try again, or give --yes"
+        )

@@ -131,7 +131,7 @@ def status(app: App) -> None:
     living = library.status()
     if living is None:
         state = "dead" if library.record_folder(os.getuid()).load() else "down"
-        app.exit_code = exits.exit_code(NotFound("nest_missing", ""))
+        app.exit_code = exits.exit_code(NotFound("nest_missing", "", hint="sessionctl nest up"))
         if app.json:
             app.print_json(_described(None, None, state=state))
         else:

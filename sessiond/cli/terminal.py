@@ -38,6 +38,7 @@ FRUITLESS = 5
 
 # Not `list(signal.Signals)`: those that mean that somebody wants this process gone.
 _LEAVE = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_LEFT = "sessionctl screen AGENT, output AGENT or replay AGENT show what it left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,13 +228,13 @@ class _Attached:
                 line, agent = await self._route.regain()
                 if not ended(agent):
                     return line, await self._greet(line)
-                raise Conflict("agent_ended", f"{agent_label(agent)} has ended") from None
+                raise Conflict("agent_ended", f"{agent_label(agent)} has ended", hint=_LEFT) from None
         except SessiondError as error:
             if error.code == "agent_ended" and self._ended_too:
                 return line, None
             await line.close()
             if error.code == "agent_ended":
-                error.hint = "sessionctl screen AGENT, output AGENT or replay AGENT show what it left"
+                error.hint = _LEFT
             if error.code == "agent_no_terminal":
                 error.hint = "sessionctl output -f AGENT"
             raise

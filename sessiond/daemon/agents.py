@@ -427,6 +427,7 @@ class Agents:
             raise TimedOut(
                 "wait_timeout",
                 f"{entry.spec.name} is {self._roster.state(entry)} after {timeout:g} s",
+                hint="give it more --timeout, or end it: sessionctl stop",
                 fields={"agent": entry.id, "state": self._roster.state(entry)},
             ) from error
         return self._roster.row(entry)
@@ -461,7 +462,7 @@ class Agents:
                 raise Conflict(
                     "agent_running",
                     f"{entry.spec.name} runs",
-                    hint=f"sessionctl stop {entry.spec.name}, or rm --force",
+                    hint="stop it first, or give --force",
                     fields={"agent": entry.id},
                 )
             if entry.end is None:

@@ -174,5 +174,10 @@ class Roster:
         """The entry; raises NotFound where it was removed meanwhile, and as ``stay``."""
         self.stay()
         if entry.removed:
-            raise NotFound("agent_not_found", f"{entry.spec.name} was removed", fields={"agent": entry.id})
+            raise NotFound(
+                "agent_not_found",
+                f"{entry.spec.name} was removed",
+                hint="sessionctl ps -a",
+                fields={"agent": entry.id},
+            )
         return entry

@@ -169,7 +169,9 @@ class Spawning:
 
     def _folder(self, asked: str) -> Path:
         if "\0" in asked:
-            raise InvalidArgument("cwd_invalid", "the folder's path holds a NUL")
+            raise InvalidArgument(
+                "cwd_invalid", "the folder's path holds a NUL", hint="no path holds one: leave it out"
+            )
         folder = command.working_folder(asked, self._place.workspace)
         if not folder.is_dir():
             raise Conflict(
@@ -426,7 +428,7 @@ def _term(asked: str) -> str:
 def _duration(asked: float, what: str, least: float, most: float) -> float:
     if not least <= asked <= most:
         raise InvalidArgument(
-            "duration_invalid", f"a {what} of {asked:g} s", hint=f"{least:g} s to {most:g} s"
+            "duration_invalid", f"a {what} of {asked:.15g} s", hint=f"{least:.15g} s to {most:.15g} s"
         )
     return asked
 

@@ -122,7 +122,11 @@ class AgentLists:
                 hint="name agents, a group, a label, states or a session",
             )
         if request.action not in pb.BatchAction.values() or not request.action:
-            raise InvalidArgument("action_invalid", f"no action has the number {request.action}")
+            raise InvalidArgument(
+                "action_invalid",
+                f"no action has the number {request.action}",
+                hint="one of BatchAction, and not BATCH_ACTION_UNSPECIFIED",
+            )
         return await self._batch_many(request, timeout)
 
     async def _batch_one(

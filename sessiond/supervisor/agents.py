@@ -200,7 +200,11 @@ class AgentCalls:
         """The messages of AttachAgent. Raises as ``unary``."""
         first = await anext(requests, None)
         if first is None:
-            raise InvalidArgument("attach_start_missing", "the first message must be a start, and none came")
+            raise InvalidArgument(
+                "attach_start_missing",
+                "the first message must be a start, and none came",
+                hint="send start, with session and agent, before anything else",
+            )
         session = self._directory.resolve(parsed(pb.AttachAgentRequest, first).session)
         async with self.daemon(session) as daemon:
             if daemon is None:

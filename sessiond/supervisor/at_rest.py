@@ -232,7 +232,11 @@ class AtRest:
     async def batch(self, session: Session, request: pb.BatchAgentsRequest) -> pb.BatchAgentsResponse:
         """A batch: what has ended can be removed and waited for, and needs no stopping."""
         if request.action not in pb.BatchAction.values() or not request.action:
-            raise InvalidArgument("action_invalid", f"no action has the number {request.action}")
+            raise InvalidArgument(
+                "action_invalid",
+                f"no action has the number {request.action}",
+                hint="one of BatchAction, and not BATCH_ACTION_UNSPECIFIED",
+            )
         response = pb.BatchAgentsResponse()
         failed = False
         for agent in select(selection_from_wire(request.selection), await self.agents(session)):

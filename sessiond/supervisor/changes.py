@@ -319,7 +319,11 @@ def _merge(
 ) -> dict[str, str]:
     both = add.keys() & set(remove)
     if both:
-        raise InvalidArgument("label_invalid", f"{sorted(both)[0]} is to be set and removed at once")
+        raise InvalidArgument(
+            "label_invalid",
+            f"{sorted(both)[0]} is to be set and removed at once",
+            hint="do one of them",
+        )
     base = held if whole is None else whole
     return {key: value for key, value in {**base, **add}.items() if key not in remove}
 

@@ -232,6 +232,7 @@ class Directory:
             raise TimedOut(
                 "wait_timeout",
                 f"{now.identity.name} is still {now.state} after {timeout:g} s",
+                hint=f"give it more time, or look: sessionctl status {now.identity.name}",
                 fields={"session": session, "state": now.state},
             ) from error
 

@@ -346,6 +346,8 @@ class GhosttyScreen:
         selection.end = self._cell(self._columns - 1, self._total_rows() - 1)[0]
         options = _sized("GhosttyFormatterTerminalOptions")
         options.emit = lib.GHOSTTY_FORMATTER_FORMAT_HTML
+        # Cells name their colours by number; without what those are, a browser shows none.
+        options.extra.palette = True
         options.selection = selection
         return self._formatted(options).decode(errors="replace") + "\n"
 

@@ -22,6 +22,7 @@ from sessiond.agents.command import (
 )
 from sessiond.errors import InvalidArgument, NotFound
 from sessiond.model.agent import AgentSpec
+from tests.unit import unprivileged
 
 SESSION = "a" * 32
 SPEC = AgentSpec(
@@ -73,6 +74,29 @@ def test_what_is_not_there_is_not_found(tmp_path: Path, word: str) -> None:
     with pytest.raises(NotFound) as caught:
         resolve([word], {"PATH": "/usr/bin"}, tmp_path)
     assert caught.value.code == "command_not_found"
+    # A path is not looked for in any PATH.
+    assert ("PATH" in caught.value.hint) is ("/" not in word)
+
+
+def test_a_path_behind_a_closed_folder_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
+    program(tmp_path / "closed" / "tool")
+    (tmp_path / "closed").chmod(0)
+    code = """
+        import sys
+        from pathlib import Path
+        from sessiond.agents.command import resolve
+        from sessiond.errors import SessiondError
+        for word in ("closed/tool", "tool"):
+            try:
+                resolve([word], {"PATH": "closed"}, Path(sys.argv[1]))
+            except SessiondError as error:
+                print(error.code)
+        """
+    try:
+        told = unprivileged.run(code, tmp_path)
+    finally:
+        (tmp_path / "closed").chmod(0o700)
+    assert told.split() == ["command_not_executable", "command_not_found"]
 
 
 def test_what_cannot_be_executed_says_why(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sessiond.agents.folder import AgentFolder
@@ -16,6 +16,7 @@ from sessiond.agents.index import Entry, IndexWriter, Kind, Slot, Stream, pack_s
 from sessiond.agents.lines import LINE_MAX, Stripper, plain, strip
 from sessiond.agents.reading import TEXT_MAX, Query, RecordReader, tail
 from sessiond.errors import InvalidArgument, NotFound, TimedOut
+from sessiond.terminal.emulator import make_screen
 
 
 @pytest.fixture
@@ -56,6 +57,16 @@ def texts(folder: AgentFolder, query: Query, *, tty: bool = True) -> list[str]:
         (b"abc\x1b[2Dx", "axc"),
         (b"bell\x07 and \x00nul", "bell and nul"),
         (b"tab\tstays", "tab\tstays"),
+        (b"\x1b[31m\x1b[Ktab\tstays\x1b[m\x1b[K", "tab\tstays"),
+        (b"tab\tb\rxyz\r\tB", "xyz\tB"),
+        (b"tab\x08\x08\x08\t<", "tab     <"),
+        (b"0123456\t\x08\x08x", "012345x"),
+        ("\u597d\u597d\x08!".encode(), "\u597d !"),
+        ("x\u597d\x08\x08\x08abc".encode(), "abc"),
+        (b"done\x1b[1K", ""),
+        (b"word\x1b[2D\x1b[P", "wod"),
+        (b"wrd\x1b[2D\x1b[@o", "word"),
+        (b"word\x1b[4D\x1b[2X", "  rd"),
         (b"\xff\xfe", "\ufffd\ufffd"),
         (b"c1 \xc2\x9bgone", "c1 gone"),
         (b"\x1b[99999999999999999999Cx", " " * 1000 + "x"),
@@ -63,6 +74,31 @@ def texts(folder: AgentFolder, query: Query, *, tty: bool = True) -> list[str]:
 )
 def test_a_line_reads_as_a_person_would(line: bytes, read: str) -> None:
     assert plain(line).rstrip() == read.rstrip()
+
+
+_EDITS = st.lists(
+    st.sampled_from(
+        ["abc", "x", "two words", "\t", "\b", "\b\b\b", "\r", "\x1b[K", "\x1b[1K", "\x1b[2K", "\x1b[3C",
+         "\x1b[2D", "\x1b[5G", "\x1b[20G", "\u597d", "\u00e9", "\x1b[31m", "\x1b[P", "\x1b[2P", "\x1b[3@",
+         "\x1b[2X"]
+    ),
+    max_size=10,
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(_EDITS)
+def test_an_edited_line_reads_as_a_terminal_shows_it(parts: list[str]) -> None:
+    line = "".join(parts).encode()
+    screen = make_screen(400, 2, 0)
+    try:
+        screen.feed(line)
+        shown = screen.write_down("text").content.split("\n")[0]
+    finally:
+        screen.close()
+    # A wide character is told once there, and takes two columns of a tab's.
+    read = plain(line).replace("\u597d", "\u597d\0").expandtabs(8).replace("\0", "")
+    assert read.rstrip() == shown.rstrip()
 
 
 _PARTS = st.lists(

@@ -134,6 +134,21 @@ def test_no_python_file_is_too_long() -> None:
     report(offences, f"no Python file has more than {LONGEST_FILE} lines")
 
 
+def test_errors_that_people_meet_say_what_to_do() -> None:
+    """What a person can put right has a hint; a bare SessiondError is a failure of ours."""
+    told = {kind.__name__ for kind in BY_KIND.values()} - {"SessiondError"} | {"UsageFault"}
+    offences = []
+    for package in ("agents", "cli", "daemon", "rpc", "supervisor"):
+        for path in sorted((ROOT / "sessiond" / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+                    continue
+                # One that is handed keywords is built from another error.
+                if node.func.id in told and not {"hint", None} & {word.arg for word in node.keywords}:
+                    offences.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
+    report(offences, "an error has no hint")
+
+
 # --- protos --------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -83,6 +84,9 @@ def test_a_screen_is_written_down(make: Make) -> None:
     page = screen.write_down("html").content
     assert "t&lt;&amp;w" in page
     assert "<w" not in page
+    # A page that names colours says what they are.
+    assert set(re.findall(r"var\((--[\w-]+)\)", page)) == {"--vt-palette-1", "--vt-palette-4"}
+    assert {"--vt-palette-1", "--vt-palette-4"} <= set(re.findall(r"(--[\w-]+): #[0-9a-f]{6};", page))
     with pytest.raises(InvalidArgument) as caught:
         screen.write_down("pdf")
     assert caught.value.code == "screen_format_unknown"

@@ -38,7 +38,11 @@ def editing(edit: Edit) -> Callable[[Overlay], Overlay]:
     both = edit.set_labels.keys() & set(edit.remove_labels)
     both |= edit.set_annotations.keys() & set(edit.remove_annotations)
     if both:
-        raise InvalidArgument("label_invalid", f"{sorted(both)[0]} is to be set and removed at once")
+        raise InvalidArgument(
+            "label_invalid",
+            f"{sorted(both)[0]} is to be set and removed at once",
+            hint="do one of them",
+        )
     if edit.group:
         check_group(edit.group)
 

@@ -215,7 +215,9 @@ def environment_of(spawn: agents.SpawnAgentRequest) -> dict[str, str]:
 def _folder(asked: str, workspace: Path) -> str:
     """Where SpawnAgent has an agent run."""
     if "\0" in asked:
-        raise InvalidArgument("cwd_invalid", "the folder's path holds a NUL")
+        raise InvalidArgument(
+            "cwd_invalid", "the folder's path holds a NUL", hint="no path holds one: leave it out"
+        )
     return str(command.working_folder(asked, workspace))
 
 

@@ -216,7 +216,11 @@ def _edit(request: pb.UpdateSessionRequest) -> Edit:
         )
     kind = type_from_wire(request.type) if "type" in mask else None
     if "type" in mask and kind is None:
-        raise InvalidArgument("type_invalid", "the type is in the mask and not given")
+        raise InvalidArgument(
+            "type_invalid",
+            "the type is in the mask and not given",
+            hint="give it, or leave it out of the mask",
+        )
     return Edit(
         name=request.name if "name" in mask else None,
         type=kind,
