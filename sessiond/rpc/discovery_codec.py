@@ -195,7 +195,9 @@ def _moment(when: Timestamp) -> datetime:
     try:
         return when.ToDatetime(UTC)
     except (ValueError, OverflowError) as error:
-        raise InvalidArgument("time_invalid", f"no moment that can be: {error}") from error
+        raise InvalidArgument(
+            "time_invalid", f"no moment that can be: {error}", hint="from the year 1 to the year 9999"
+        ) from error
 
 
 def _set_time(target: Timestamp, when: datetime | None) -> None:

@@ -66,7 +66,10 @@ class DiscoveryService(discovery_pb2_grpc.DiscoveryServiceServicer):
         for text in request.paths:
             if not text.startswith("/"):
                 raise InvalidArgument(
-                    "path_invalid", f"not an absolute path: {text!r}", fields={"path": text}
+                    "path_invalid",
+                    f"not an absolute path: {text!r}",
+                    hint="begin it with /",
+                    fields={"path": text},
                 )
         roots = [Path(text) for text in request.paths] or list(self._roots)
         found = await self._registry.scan(roots, explicit=bool(request.paths))
