@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sessiond.ports.store import MetadataStore, OverlayStore
     from sessiond.ports.terminal import Screen, ScreenText
     from sessiond.ports.units import (
+        Asked,
         Connected,
         DaemonSpec,
         EnablementChanged,
@@ -38,6 +39,7 @@ __all__ = [
     "AgentUnitSpec",
     "AgentUnits",
     "AgentsListed",
+    "Asked",
     "Connected",
     "DaemonSpec",
     "EnablementChanged",

@@ -11,6 +11,11 @@ from sessiond.model.unit import UnitStatus
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """The init system was asked for all units of ours; it answers with Connected."""
+
+
+@dataclass(frozen=True, slots=True)
 class Connected:
     """The init system answers: all units of ours that it has loaded, whole. Replaces what was known."""
 
@@ -51,7 +56,7 @@ class EnablementChanged:
     """What starts at boot may have changed: ask again."""
 
 
-UnitEvent = Connected | Lost | UnitAppeared | UnitChanged | UnitRemoved | EnablementChanged
+UnitEvent = Asked | Connected | Lost | UnitAppeared | UnitChanged | UnitRemoved | EnablementChanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,8 @@ class InitSystem(Protocol):
         ...
 
     def watch(self) -> AsyncIterator[UnitEvent]:
-        """Connect, yield Connected, then every change; reconnects by itself, yielding Lost between."""
+        """Connect, yield Connected, then every change; reconnects by itself, yielding Lost between. Asked may
+        come before Connected."""
         ...
 
     async def start(self, spec: DaemonSpec, *, wait: bool = True) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sessiond
 from sessiond import config, process
@@ -19,23 +18,37 @@ from sessiond.errors import SessiondError
 from sessiond.log import setup as setup_log
 from sessiond.paths import Paths, private_folder
 
+if TYPE_CHECKING:
+    from sessiond.supervisor.mirror import Mirror
+
 log = logging.getLogger(__name__)
 
 _GRACE = 2.0
+# A bus that cannot be asked in this time is not waited for: states are unknown until it answers.
+_QUESTION = 0.5
+# The larger part of the program, in pieces of some ten milliseconds each.
+_STEPS = (
+    "sessiond.supervisor.registry",
+    "grpc",
+    "grpc_health.v1.health",
+    "sessiond.adapters",
+    "sessiond.store.sqlite",
+    "sessiond.supervisor.directory",
+    "sessiond.supervisor.at_rest",
+    "sessiond.supervisor.changes",
+    "sessiond.supervisor.discovered.known",
+    "sessiond.supervisor.parts",
+    "grpc_reflection.v1alpha.reflection",
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the supervisor; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="sessiond",
-        description="The supervisor of coding sessions. Usually started by the init system: sessionctl up.",
-    )
-    parser.add_argument("--version", action="version", version=f"sessiond {sessiond.__version__}")
-    config.add_flags(parser)
-    namespace = parser.parse_args(argv)
+    # As the init system starts it there is nothing to parse.
+    flags = _flags(argv) if argv else {}
     paths = Paths.from_environment()
     try:
-        settings = config.load(paths.config_file, flags=config.flags_of(namespace))
+        settings = config.load(paths.config_file, flags=flags)
         setup_log(settings.log.level)
         return asyncio.run(_run(paths, settings))
     except SessiondError as error:
@@ -45,6 +58,18 @@ def main(argv: Sequence[str]) -> int:
         if not isinstance(alone, SessiondError):
             raise
         return _failed(alone)
+
+
+def _flags(argv: Sequence[str]) -> dict[str, Sequence[str] | None]:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="sessiond",
+        description="The supervisor of coding sessions. Usually started by the init system: sessionctl up.",
+    )
+    parser.add_argument("--version", action="version", version=f"sessiond {sessiond.__version__}")
+    config.add_flags(parser)
+    return config.flags_of(parser.parse_args(argv))
 
 
 def _failed(error: SessiondError) -> int:
@@ -72,8 +97,7 @@ async def _run(paths: Paths, settings: config.Settings) -> int:
                 tasks.create_task(manager.watchdog(), name="watchdog"),
                 tasks.create_task(_for_ever("mirror", mirror.run()), name="mirror"),
             ]
-            # systemd answers while the larger part of the program is loaded.
-            await asyncio.to_thread(import_module, "sessiond.supervisor.parts")
+            await _load(mirror)
             from sessiond.supervisor.parts import build
 
             parts = await build(stack, paths, settings, init, mirror)
@@ -91,6 +115,17 @@ async def _run(paths: Paths, settings: config.Settings) -> int:
                 task.cancel()
             await parts.server.stop(_GRACE)
     return 0
+
+
+async def _load(mirror: Mirror) -> None:
+    """Load the larger part of the program while systemd answers, in steps between which it is heard: loading
+    in another thread takes longer, where each of the two wants the interpreter all the time."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_QUESTION):
+            await mirror.asked.wait()
+    for name in _STEPS:
+        import_module(name)
+        await asyncio.sleep(0)
 
 
 async def _for_ever(name: str, job: Coroutine[Any, Any, None]) -> None:

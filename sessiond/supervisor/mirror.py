@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from sessiond.model.unit import UnitStatus, agents_slice, daemon_unit, session_of_daemon, session_of_slice
 from sessiond.ports import (
+    Asked,
     Connected,
     EnablementChanged,
     InitSystem,
@@ -34,6 +35,8 @@ class Mirror:
         self.reachable = False
         self.lost_reason = "the init system has not answered yet"
         self.builds = 0
+        # Set once the init system was asked for the first time: what it answers is on its way.
+        self.asked = asyncio.Event()
         # Set once the init system answered, or was found away, for the first time.
         self.answered = asyncio.Event()
         # Set whenever what starts at boot must be asked anew; cleared by who asks.
@@ -61,6 +64,7 @@ class Mirror:
             changed = self._take(event)
             if changed is None or changed:
                 self._listener(changed)
+            self.asked.set()
             if isinstance(event, Connected | Lost):
                 self.answered.set()
             if isinstance(event, Connected | EnablementChanged):
@@ -91,7 +95,7 @@ class Mirror:
             case UnitRemoved(name):
                 self._units.pop(name, None)
                 return _owners([name])
-            case EnablementChanged():
+            case EnablementChanged() | Asked():
                 return frozenset()
 
 

@@ -8,6 +8,7 @@ from typing import cast
 
 from sessiond.model.unit import UnitStatus, agents_slice, daemon_unit
 from sessiond.ports import (
+    Asked,
     Connected,
     EnablementChanged,
     InitSystem,
@@ -48,8 +49,19 @@ def running(session: str) -> UnitStatus:
 async def test_before_the_first_answer_nothing_is_known() -> None:
     mirror, heard = await told()
     assert not mirror.reachable
+    assert not mirror.asked.is_set()
     assert not mirror.answered.is_set()
     assert heard == []
+
+
+async def test_a_question_is_no_answer_and_an_answer_was_asked_for() -> None:
+    mirror, heard = await told(Asked())
+    assert (mirror.asked.is_set(), mirror.answered.is_set(), mirror.reachable) == (True, False, False)
+    assert heard == []
+    for event in (Connected([]), Lost("the bus hung up")):
+        mirror, _ = await told(event)
+        assert mirror.asked.is_set()
+        assert mirror.answered.is_set()
 
 
 async def test_a_whole_answer_replaces_what_was_known() -> None:

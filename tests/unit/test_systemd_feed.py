@@ -25,6 +25,7 @@ from sessiond.init.systemd.names import (
 )
 from sessiond.model.unit import agents_slice, daemon_unit, session_slice
 from sessiond.ports import (
+    Asked,
     Connected,
     EnablementChanged,
     Lost,
@@ -75,6 +76,9 @@ class Bus:
         self.serial += 1
         self.posted[self.serial] = (path, member, body)
         return self.serial
+
+    def ask(self, path: str, interface: str, name: str) -> int:
+        return self.post(path, PROPERTIES, "Get", "ss", [interface, name])
 
     async def until(self, event: asyncio.Event, seconds: float | None = None) -> bool:
         if self.over:
@@ -196,6 +200,7 @@ class Run:
             await asyncio.sleep(0.001)
             if self.bus.take("ListUnitsByPatterns"):
                 break
+        assert await self.settle() == [Asked()]
         self.bus.listed(*units)
         self.bus.details()
         return await self.settle()
@@ -222,7 +227,7 @@ async def test_it_is_connected_when_the_last_answer_is_there(run: Run) -> None:
     run.bus.listed(
         (DAEMON, *RUNNING), (session_slice(ONE), "active", "active"), ("sessiond.slice", "active", "active")
     )
-    assert await run.settle() == []
+    assert await run.settle() == [Asked()]
     run.bus.details(MainPID=5, NRestarts=2)
     [event] = await run.settle()
     assert isinstance(event, Connected)
@@ -257,7 +262,7 @@ async def test_what_was_said_before_the_listing_is_in_it(run: Run) -> None:
     run.bus.changed(DAEMON, UNIT, ActiveState="activating", SubState="start")
     run.bus.listed((DAEMON, *RUNNING))
     run.bus.details()
-    [event] = await run.settle()
+    _, event = await run.settle()
     assert isinstance(event, Connected)
     assert event.units[0].active_state == "active"
 
@@ -271,7 +276,7 @@ async def test_what_is_said_between_the_listing_and_its_details_is_kept(run: Run
     run.bus.changed(DAEMON, UNIT, ActiveState="deactivating", SubState="stop-sigterm")
     run.bus.signal("UnitRemoved", "so", daemon_unit(TWO), unit_path(daemon_unit(TWO)))
     run.bus.details()
-    [event] = await run.settle()
+    _, event = await run.settle()
     assert isinstance(event, Connected)
     assert [(unit.name, unit.active_state) for unit in event.units] == [(DAEMON, "deactivating")]
 

@@ -7,8 +7,11 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from dbus_fast import Message
 
-from sessiond.init.systemd.outbox import Outbox
+from sessiond.init.systemd.names import PROPERTIES, SERVICE, SYSTEMD, unit_path
+from sessiond.init.systemd.outbox import Form, Outbox
+from sessiond.model.unit import daemon_unit
 
 MUCH = 4 * 1024 * 1024
 
@@ -71,3 +74,26 @@ async def test_closed_while_it_waits_it_leaves_the_loop_alone(
     assert not asyncio.get_running_loop().remove_writer(ours.fileno())
     with pytest.raises(BrokenPipeError):
         outbox.send(bytearray(b"b"))
+
+
+def _question(session: str, serial: int) -> Message:
+    path = unit_path(daemon_unit(session))
+    body = [SERVICE, "MainPID"]
+    return Message(
+        destination=SYSTEMD,
+        path=path,
+        interface=PROPERTIES,
+        member="Get",
+        signature="ss",
+        body=body,
+        serial=serial,
+    )
+
+
+@pytest.mark.parametrize(("session", "serial"), [("0f" * 16, 1), ("a1" * 16, 255), ("7" * 32, 0x01020304)])
+def test_a_form_that_is_filled_in_is_the_message_the_library_makes(session: str, serial: int) -> None:
+    form = Form(_question("e" * 32, 9))
+    message = _question(session, serial)
+    assert bytes(form.filled(serial, str(message.path))) == bytes(message._marshall(False))
+    again = _question("e" * 32, 9)
+    assert bytes(form.filled(9, str(again.path))) == bytes(again._marshall(False))

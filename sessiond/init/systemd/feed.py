@@ -31,6 +31,7 @@ from sessiond.init.systemd.names import (
 )
 from sessiond.model.unit import UnitStatus
 from sessiond.ports import (
+    Asked,
     Connected,
     EnablementChanged,
     Lost,
@@ -82,11 +83,12 @@ class Feed:
         self._refused = ""
 
     async def events(self) -> AsyncGenerator[UnitEvent, None]:
-        """Connected, then all changes, for ever. Raises Unreachable when the connection ends."""
+        """Asked, Connected, then all changes, for ever. Raises Unreachable when the connection ends."""
         root = await manager_cgroup(self._connection)
         with Freezer(root, self._frozen) as self._freezer, self._connection.listening(self._receive):
             await asyncio.gather(*(self._connection.match(rule) for rule in _MATCHES))
             self._build()
+            yield Asked()
             while True:
                 while self._events:
                     yield self._events.popleft()
@@ -154,7 +156,7 @@ class Feed:
     def _ask(self, unit: str, fields: Iterable[status.Field]) -> None:
         path = unit_path(unit)
         for field in fields:
-            serial = self._connection.post(path, PROPERTIES, "Get", "ss", [field.interface, field.property])
+            serial = self._connection.ask(path, field.interface, field.property)
             self._questions[serial] = (unit, field)
             self._open[unit] = self._open.get(unit, 0) + 1
 

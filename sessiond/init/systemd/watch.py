@@ -14,7 +14,7 @@ from sessiond.errors import Unreachable
 from sessiond.init.systemd.bus import ALL, Connection, bus_address, socket_path
 from sessiond.init.systemd.feed import Feed
 from sessiond.init.systemd.waking import Waking
-from sessiond.ports import Lost, UnitEvent
+from sessiond.ports import Asked, Lost, UnitEvent
 
 Event = TypeVar("Event")
 
@@ -79,9 +79,10 @@ class Link:
                 connection = await self.connection()
                 async with contextlib.aclosing(events_of(connection)) as events:
                     async for event in events:
-                        lost = isinstance(event, Lost)
-                        if not lost:
-                            delay = _FIRST_DELAY
+                        # A question is no sign of life.
+                        if not isinstance(event, Asked):
+                            lost = isinstance(event, Lost)
+                            delay = delay if lost else _FIRST_DELAY
                         yield event
             except Unreachable as error:
                 if self._closed:
