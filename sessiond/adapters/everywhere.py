@@ -94,6 +94,8 @@ class Everywhere:
                 continue
             reason = objection(home, usual)
             if not reason and len(self._places) > HOMES_MAX:
+                self._leave_what_is_gone()
+            if not reason and len(self._places) > HOMES_MAX:
                 reason = f"{HOMES_MAX} other places are known already"
             if reason:
                 if len(self._refused) < _REFUSED_MAX:
@@ -104,6 +106,14 @@ class Everywhere:
             adapter = self._make({**self._bare, **home.variables})
             self._places.append(_Place(adapter, home, home.folder))
             self._moved = self._unwritten = True
+
+    def _leave_what_is_gone(self) -> None:
+        """Make room: of folders that were made for a while, as tests do, nothing is left."""
+        there = [one for one in self._places if not one.label or os.path.lexists(one.label)]
+        if len(there) < len(self._places):
+            self._places = there
+            # They are told anew where they still cannot be.
+            self._refused.clear()
 
     @property
     def _bare(self) -> dict[str, str]:
@@ -211,6 +221,7 @@ class Everywhere:
         possible: list[Possible] = []
         holders: list[tuple[int, int]] = []
         unknown: dict[str, str] = {}
+        homes: dict[str, str] = {}
         for place in self._places:
             try:
                 told = place.adapter.evidence(_Within(self.name, processes, self._known, place.home))
@@ -220,13 +231,13 @@ class Everywhere:
                 told = Evidence(unknown=f"{place.label} cannot be read: {error.strerror}")
             for session, life in told.lives.items():
                 if session not in lives or (life.alive and not lives[session].alive):
-                    lives[session] = life
+                    lives[session], homes[session] = life, place.label
             possible += [replace(one, home=place.label) for one in told.possible]
             holders += told.holders
             if told.unknown:
                 unknown[place.label] = told.unknown
         usual = unknown.pop("", "")
-        return Evidence(lives, possible, usual, holders, moved=moved, elsewhere=unknown)
+        return Evidence(lives, possible, usual, holders, moved, unknown, homes)
 
     @property
     def _known(self) -> set[tuple[str, ...]]:

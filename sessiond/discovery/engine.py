@@ -286,7 +286,7 @@ class Engine:
         found = {}
         for session, life in self._lives.known.items():
             if life.alive and session not in self._files:
-                one = Found(self._adapter.name, session, cwd=self._lives.folders.get(session, ""))
+                one = self._lives.fileless(self._adapter.name, session)
                 before = self._told.get(session)
                 found[session] = before[0] if before is not None and before[0] == one else one
         return found

@@ -29,6 +29,7 @@ class Lives:
     holders: frozenset[tuple[int, int]] = frozenset()
     folders: dict[str, str] = field(default_factory=dict)
     elsewhere: Mapping[str, str] = field(default_factory=dict)
+    homes: Mapping[str, str] = field(default_factory=dict)
     _real: dict[str, str] = field(default_factory=dict)
 
     def of(self, found: Found) -> Life:
@@ -41,6 +42,12 @@ class Lives:
                 return Life(None, one.reason)
         unknown = self.elsewhere.get(home, "") if home else self.unknown
         return Life(None, unknown) if unknown else STOPPED
+
+    def fileless(self, adapter: str, session: str) -> Found:
+        """A conversation that lives and has no file."""
+        home = self.homes.get(session, "")
+        cwd = self.folders.get(session, "")
+        return Found(adapter, session, cwd=cwd, native={HOME: home} if home else {})
 
     def processes(self) -> set[tuple[int, int]]:
         """Pids and start times of those whose end changes this."""
@@ -90,6 +97,7 @@ def settle(adapter: Program, evidence: Evidence, own: Mapping[str, str], process
         frozenset(pair for pair in evidence.holders if _is(processes, *pair)),
         folders,
         evidence.elsewhere,
+        evidence.homes,
     )
 
 

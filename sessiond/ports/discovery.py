@@ -134,6 +134,8 @@ class Evidence:
     """There are places that were not watched and read before: all is to be."""
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     """``unknown`` of those in another home than the usual one, by `Found.native`'s home."""
+    homes: Mapping[str, str] = field(default_factory=dict)
+    """That home, by id, of those who live in one."""
 
 
 class AgentAdapter(Protocol):

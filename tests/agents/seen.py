@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import pytest
 
 from sessiond.adapters import make_adapter
 from sessiond.discovery.lives import settle
-from sessiond.discovery.processes import LiveProcesses
+from sessiond.discovery.processes import LiveProcess, LiveProcesses
 from sessiond.model.agent_session import AgentSessionStatus, Found, Problem
 from sessiond.ports.discovery import AgentAdapter, Clear, Gone
 
@@ -19,10 +19,22 @@ T = TypeVar("T")
 WAIT = 60.0
 
 
+class Neighbours(LiveProcesses):
+    """The processes of one home folder: not what other tests or a person run beside."""
+
+    def __init__(self, home: str) -> None:
+        super().__init__()
+        self._home = home
+
+    def all(self) -> Iterator[LiveProcess]:
+        return (one for one in super().all() if one.environment.get("HOME", self._home) == self._home)
+
+
 class Seen:
     """One adapter over the files of one home."""
 
     def __init__(self, name: str, environment: Mapping[str, str]) -> None:
+        self._home = environment["HOME"]
         self.adapter: AgentAdapter = make_adapter(name, environment)
         self.problems: list[Problem] = []
 
@@ -37,12 +49,15 @@ class Seen:
                 self.problems.append(told)
             else:
                 assert isinstance(told, Gone | Clear)
-        processes = LiveProcesses()
-        lives = settle(self.adapter, self.adapter.evidence(processes), {}, processes)
+        processes = Neighbours(self._home)
+        evidence = self.adapter.evidence(processes)
+        if evidence.moved:
+            return self.rows()
+        lives = settle(self.adapter, evidence, {}, processes)
         for id, life in lives.known.items():
             # Alive, and nothing written yet.
             if life.alive:
-                found.setdefault(id, Found(self.adapter.name, id, cwd=lives.folders.get(id, "")))
+                found.setdefault(id, lives.fileless(self.adapter.name, id))
         return {id: dataclasses.replace(one, life=lives.of(one)) for id, one in found.items()}
 
     def one(self) -> Found:

@@ -13,7 +13,14 @@ from sessiond.ports.discovery import AgentAdapter, Clear, Evidence, Gone, Told
 TEXT_MAX = 20_000
 TOOL_MAX = 4_000
 COUNT_MAX = 2**63 - 1
-CODES = {"adapter_failed", "adapter_timeout", "file_unreadable", "file_malformed", "format_newer"}
+CODES = {
+    "adapter_failed",
+    "adapter_timeout",
+    "file_unreadable",
+    "file_malformed",
+    "format_newer",
+    "place_refused",
+}
 
 
 @dataclass

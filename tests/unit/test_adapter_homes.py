@@ -169,6 +169,11 @@ def test_there_are_so_many_and_no_more(home: Path, tmp_path: Path) -> None:
     assert "16 other places" in refused[0].reason
     assert not adapter.evidence(everybody).moved
     assert len(folders(codex(home))) == len(folders(adapter)), "all that were written down"
+    # Of what is gone the room is another's.
+    shutil.rmtree(places[3])
+    lay(tmp_path.resolve(), "done")
+    assert adapter.evidence(FakeProcesses(running(7, HOME=tmp_path.resolve()))).moved
+    assert set(found_by(adapter)) == {DONE}
 
 
 # ---- who lives -------------------------------------------------------------------------------
