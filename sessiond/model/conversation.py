@@ -37,9 +37,9 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class AgentSession:
-    """One row. ``overlay`` is empty where nothing is kept; ``session`` and ``agent`` are ids of the agent
-    that it runs, or last ran, as; names are empty where they are not known any more. ``age`` is in seconds;
-    ``stale``: its adapter failed since."""
+    """One row. ``overlay`` is empty and of no key where nothing is kept; ``session`` and ``agent`` are ids of
+    the agent that it runs, or last ran, as; names are empty where they are not known any more. ``age`` is in
+    seconds; ``stale``: its adapter failed since."""
 
     found: Found
     overlay: Overlay

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import cast
+from functools import lru_cache
+from typing import Any, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from sessiond.errors import InvalidArgument
-from sessiond.model.agent_session import AgentSessionStatus, Message, Probe, Problem, ToolUse
+from sessiond.model.agent_session import AgentSessionStatus, Found, Key, Message, Probe, Problem, ToolUse
 from sessiond.model.conversation import AgentSession, Choice, Trouble
 from sessiond.model.identity import check_key
 from sessiond.rpc._generated.v1 import discovery_pb2 as pb
@@ -48,7 +49,7 @@ def agent_session_to_wire(one: AgentSession) -> pb.AgentSession:
         message.parent = text(found.parent)
     if found.life.reason:
         message.reason = text(found.life.reason)
-    if activity := one.activity:
+    if status.live and (activity := one.activity):
         message.activity = text(activity)
     if one.stale:
         message.stale = True
@@ -85,6 +86,71 @@ def agent_session_to_wire(one: AgentSession) -> pb.AgentSession:
     if found.cost_usd is not None:
         message.cost_usd = found.cost_usd
     return message
+
+
+class Rows:
+    """Rows of answers as bytes. Where nothing is told of a row but what was found, they are kept for the next
+    answer: ``most`` of them, the rest is encoded anew."""
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._most = most
+        self._kept: dict[Key, tuple[Found, bytes]] = {}
+
+    def encode(self, one: AgentSession) -> bytes:
+        """One, as an element of `ListAgentSessionsResponse.agent_sessions`."""
+        body = self._body(one)
+        # A message goes on with whatever is put behind it.
+        body += _AGE + _varint(max(0, int(one.age * 1000)))
+        return _ELEMENT + _varint(len(body)) + body
+
+    def _body(self, one: AgentSession) -> bytes:
+        """All but its age, which is another in each answer."""
+        found, plain = one.found, _plain(one)
+        kept = self._kept.get(found.key) if plain else None
+        if kept is not None and kept[0] is found:
+            return kept[1]
+        message = agent_session_to_wire(one)
+        message.ClearField("age_ms")
+        body = message.SerializeToString()
+        if plain:
+            self._kept.pop(found.key, None)
+            while len(self._kept) >= self._most:
+                del self._kept[next(iter(self._kept))]
+            self._kept[found.key] = found, body
+        return body
+
+
+def _plain(one: AgentSession) -> bool:
+    """Whether nothing is told of it but what was found."""
+    kept = one.overlay
+    return not (
+        one.session
+        or one.stale
+        or kept.labels
+        or kept.annotations
+        or kept.group
+        or kept.prompt
+        or kept.cwd
+        or kept.launched_at
+    )
+
+
+def _tag(kind: type[Any], name: str, wire: int) -> bytes:
+    return _varint(kind.DESCRIPTOR.fields_by_name[name].number << 3 | wire)
+
+
+@lru_cache(4096)
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+_ELEMENT = _tag(pb.ListAgentSessionsResponse, "agent_sessions", 2)
+_AGE = _tag(pb.AgentSession, "age_ms", 0)
 
 
 def choice_from_wire(message: pb.AgentSessionFilter, session: str) -> Choice:

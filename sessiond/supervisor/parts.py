@@ -23,7 +23,6 @@ from sessiond.paths import Paths
 from sessiond.ports import AgentUnits, InitSystem, Screen
 from sessiond.ports.discovery import Finder
 from sessiond.rpc._generated.v1 import (
-    discovery_pb2_grpc,
     events_pb2_grpc,
     sessions_pb2_grpc,
     system_pb2_grpc,
@@ -191,9 +190,8 @@ async def build(
     sessions_pb2_grpc.add_SessionsServiceServicer_to_server(
         SessionsService(directory, lifecycle, changes, init), server.grpc
     )
-    discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server(
-        DiscoveryService(registry, directory, settings.discovery.roots, discovered, launching, resuming),
-        server.grpc,
+    DiscoveryService(registry, directory, settings.discovery.roots, discovered, launching, resuming).add_to(
+        server.grpc
     )
     events_pb2_grpc.add_EventsServiceServicer_to_server(EventsService(events, directory), server.grpc)
     system_pb2_grpc.add_SystemServiceServicer_to_server(

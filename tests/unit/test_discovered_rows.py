@@ -264,7 +264,7 @@ async def test_labels_on_what_was_started_elsewhere() -> None:
         assert row.overlay.labels == {"team": "x"}
         edit = Edit(remove_labels=["team"], remove_annotations=["note"], group="")
         row = await known.discovered.edit(row, editing(edit))
-        assert row.overlay == Overlay("claude-code", "one")
+        assert row.overlay == Overlay("", "")
         assert known.kept() == {}, "nothing is kept of nothing"
 
 

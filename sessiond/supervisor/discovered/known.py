@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -37,6 +37,8 @@ from sessiond.supervisor.discovered.watching import BOUND, Change, Watchers
 
 log = logging.getLogger(__name__)
 
+# Rows that are looked at in one turn of the event loop: a few milliseconds.
+_SLICE = 500
 # What a program writes last, and the end of its unit, are dated by different clocks.
 _SLACK = timedelta(seconds=1)
 
@@ -201,7 +203,7 @@ class Discovered:
         await self.ready(choice.adapters)
         if refresh:
             await self.refresh(choice.adapters)
-        rows = self._sorted(choice)
+        rows = await self._gathered(choice)
         page = self._pages.next(choice, rows, size, token) if token else self._pages.first(choice, rows, size)
         named = await self.named(page.rows)
         self._revalidate(choice.adapters)
@@ -229,10 +231,25 @@ class Discovered:
         await self.look_at_agents()
 
     def _sorted(self, choice: Choice) -> list[AgentSession]:
-        stopped = choice.stopped or AgentSessionStatus.STOPPED in choice.statuses
-        rows = [row for row in self._views.all(choice.adapters, stopped=stopped) if choice.takes(row)]
-        rows.sort(key=lambda row: row.order, reverse=True)
+        rows = [row for row in self._all(choice) if choice.takes(row)]
+        rows.sort(key=_order, reverse=True)
         return rows
+
+    async def _gathered(self, choice: Choice) -> list[AgentSession]:
+        """The same, and others get their turn in between: each row is as it is when it is looked at."""
+        rows = []
+        for count, row in enumerate(self._all(choice), 1):
+            if choice.takes(row):
+                rows.append(row)
+            if not count % _SLICE:
+                await asyncio.sleep(0)
+        rows.sort(key=_order, reverse=True)
+        return rows
+
+    def _all(self, choice: Choice) -> Iterator[AgentSession]:
+        """Those that may be meant."""
+        stopped = choice.stopped or AgentSessionStatus.STOPPED in choice.statuses
+        return self._views.all(choice.adapters, stopped=stopped)
 
     async def find(self, word: str) -> AgentSession:
         """The one that a word means, as it is known. Raises NotFound `agent_session_not_found`,
@@ -436,6 +453,10 @@ class Discovered:
         shown = self._views.get(after.key) or replace(row, overlay=after)
         [named] = await self.named([shown])
         return named
+
+
+def _order(row: AgentSession) -> tuple[datetime, str, str]:
+    return row.order
 
 
 def _ended(row: AgentSession, ended_at: datetime) -> AgentSession:

@@ -12,6 +12,8 @@ from sessiond.supervisor.discovered.overlays import Overlays
 from sessiond.supervisor.discovered.rows import Told
 
 _STOPPED = AgentSessionStatus.STOPPED
+# What is kept of most.
+_NOTHING = Overlay("", "")
 UNTOLD = "its program has not told of it yet"
 
 
@@ -47,7 +49,8 @@ class Views:
         for adapter in self._told.adapters:
             if adapters and adapter not in adapters:
                 continue
-            for found in self._told.of(adapter).values():
+            # Who takes them one by one may do something else in between.
+            for found in list(self._told.of(adapter).values()):
                 if self._told.outer(found.key) is not None:
                     continue
                 if not stopped and found.status is _STOPPED and self._told.inner(found) is None:
@@ -65,6 +68,11 @@ class Views:
 
     def _join(self, found: Found, age: float | None) -> AgentSession:
         overlay = self._overlays.get(found.key)
+        age = self._told.age(found.adapter) if age is None else age
+        stale = self._told.stale(found.adapter)
+        if overlay is None and not found.life.mark:
+            # Nearly all are so.
+            return AgentSession(found, _NOTHING, age=age, stale=stale)
         mark = found.life.mark or (overlay.mark if overlay is not None else "")
         waiting = self._overlays.pending_of(found.adapter, mark) if mark and overlay is None else None
         if waiting is not None and self._told.opened(found.adapter, mark) is found:
@@ -73,13 +81,13 @@ class Views:
         session, agent = split_mark(mark)
         return AgentSession(
             found,
-            overlay if overlay is not None else Overlay(*found.key),
+            overlay if overlay is not None else _NOTHING,
             session=session,
             session_name=self._names.of_session(session),
             agent=agent,
             agent_name=self._names.of_agent(mark),
-            age=self._told.age(found.adapter) if age is None else age,
-            stale=self._told.stale(found.adapter),
+            age=age,
+            stale=stale,
         )
 
     def unfound(self, adapter: str) -> list[Overlay]:

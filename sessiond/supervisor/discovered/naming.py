@@ -44,6 +44,8 @@ class Names:
     async def named(self, rows: Iterable[AgentSession]) -> list[AgentSession]:
         """The rows with the names of their agents."""
         held = list(rows)
+        if not any(row.agent and not row.agent_name for row in held):
+            return held
         await self.learn(row.mark for row in held if not row.agent_name)
         return [
             replace(row, agent_name=self.of_agent(row.mark)) if row.agent and not row.agent_name else row

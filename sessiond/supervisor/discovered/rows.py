@@ -106,12 +106,12 @@ class Told:
     def inner(self, one: Found) -> Found | None:
         """The conversation of another program through which this one is held: the same as it is told by that
         program's adapter."""
-        key = _inner_key(one)
+        key = _inner_key(one) if self._outer else None
         return self.get(key) if key is not None and self._outer.get(key) == one.key else None
 
     def outer(self, key: Key) -> Found | None:
         """The conversation that is held through this one, and is shown in its place."""
-        outer = self._outer.get(key)
+        outer = self._outer.get(key) if self._outer else None
         return self.get(outer) if outer is not None else None
 
     def live(self) -> Iterator[Found]:

@@ -9,6 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
+
 from sessiond.errors import InvalidArgument
 from sessiond.model.agent_session import Wish
 from sessiond.model.conversation import AgentSession, Choice, Trouble
@@ -17,6 +20,7 @@ from sessiond.rpc._generated.v1 import discovery_pb2_grpc
 from sessiond.rpc.agent_codec import seconds
 from sessiond.rpc.codec import session_to_wire
 from sessiond.rpc.discovery_codec import (
+    Rows,
     adapter_to_wire,
     agent_session_to_wire,
     choice_from_wire,
@@ -34,9 +38,12 @@ from sessiond.supervisor.discovered.resuming import Resuming, Wanted
 from sessiond.supervisor.discovered.watching import Change, Current
 from sessiond.supervisor.registry import Registry
 
+_SERVICE = pb.DESCRIPTOR.services_by_name["DiscoveryService"].full_name
 _TAIL, _TAIL_MAX = 20, 1_000
 # Bytes of an answer, below what clients take; so many rows are never more, whatever programs wrote.
 _PAGE_MAX, _PAGE_SURE = 48 * 1024 * 1024, 500
+# Rows that are encoded in one turn of the event loop: a few milliseconds.
+_SLICE = 200
 
 
 class DiscoveryService(discovery_pb2_grpc.DiscoveryServiceServicer):
@@ -57,6 +64,16 @@ class DiscoveryService(discovery_pb2_grpc.DiscoveryServiceServicer):
         self._discovered = discovered
         self._launching = launching
         self._resuming = resuming
+        self._rows = Rows()
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register it, before the start."""
+        discovery_pb2_grpc.add_DiscoveryServiceServicer_to_server(self, server)
+        # In place of the generated handler, whose answers are messages.
+        listing: Any = grpc.unary_unary_rpc_method_handler(
+            self._list, request_deserializer=pb.ListAgentSessionsRequest.FromString
+        )
+        server.add_registered_method_handlers(_SERVICE, {"ListAgentSessions": listing})
 
     # ---- workspaces
 
@@ -97,26 +114,31 @@ class DiscoveryService(discovery_pb2_grpc.DiscoveryServiceServicer):
 
     # ---- conversations
 
-    async def ListAgentSessions(
-        self, request: pb.ListAgentSessionsRequest, context: Any
-    ) -> pb.ListAgentSessionsResponse:
+    async def _list(self, request: pb.ListAgentSessionsRequest, context: Any) -> bytes:
+        """ListAgentSessions: of thousands of rows nearly all are what they were at the last answer."""
         choice = self._choice(request.filter)
         page = await self._discovered.listing(
             choice, request.page_size, request.page_token, refresh=request.refresh
         )
-        answer = self._listed(page, choice)
-        while len(page.rows) > _PAGE_SURE and answer.ByteSize() > _PAGE_MAX:
+        answer = await self._listed(page, choice)
+        while len(page.rows) > _PAGE_SURE and len(answer) > _PAGE_MAX:
             page = await self._discovered.listing(choice, len(page.rows) // 2, request.page_token)
-            answer = self._listed(page, choice)
+            answer = await self._listed(page, choice)
         return answer
 
-    def _listed(self, page: Page, choice: Choice) -> pb.ListAgentSessionsResponse:
-        return pb.ListAgentSessionsResponse(
-            agent_sessions=map(agent_session_to_wire, page.rows),
+    async def _listed(self, page: Page, choice: Choice) -> bytes:
+        rest = pb.ListAgentSessionsResponse(
             next_page_token=page.token,
             total=page.total,
             problems=map(trouble_to_wire, self._discovered.troubles(choice.adapters)),
         )
+        parts = []
+        for count, row in enumerate(page.rows, 1):
+            parts.append(self._rows.encode(row))
+            if not count % _SLICE:
+                # Others get their turn.
+                await asyncio.sleep(0)
+        return b"".join([*parts, rest.SerializeToString()])
 
     async def GetAgentSession(
         self, request: pb.GetAgentSessionRequest, context: Any
