@@ -27,6 +27,8 @@ class App:
         self.exit_of = exits.exit_code
         # Whether the command line was read to its end: what it says of options is known then.
         self.read = False
+        # Whether a word that means a session may have been meant for an agent.
+        self.either = False
 
     @cached_property
     def host(self) -> Host:
@@ -95,7 +97,10 @@ class App:
         self.exit_code = self.exit_code or self.exit_of(error)
 
     def _with_remedy(self, error: SessiondError) -> SessiondError:
-        """A supervisor that is down: the command that brings it up here."""
+        """A supervisor that is down: the command that brings it up here. An agent's bare name where sessions
+        are named too: how it is named there."""
+        if self.either and error.code == "session_not_found":
+            error.hint += "; an agent is named SESSION/NAME here"
         if isinstance(error, Unreachable) and error.code == "supervisor_unreachable":
             error.hint = self.host.remedy()
         return error

@@ -169,8 +169,9 @@ def run(
     pass on anything. In a file `#` begins a comment, and values may be quoted.
 
     You are attached to its terminal, or, with --no-tty, see what it prints while its input is empty, or
-    what --input says. Ctrl-C goes to the program; a second one within a second leaves it running. It also
-    goes on when you detach or your terminal closes: `sessionctl attach` brings you back.
+    what --input says. Ctrl-C goes to the program; without a terminal a second one within a second leaves it
+    running. In a terminal ctrl-\\ does. It also goes on when your terminal closes: `sessionctl attach` brings
+    you back.
 
     With --adapter the program is the adapter's, and what is given is the first prompt: one word, so quote it.
     The program talks to you in a terminal; with --print it answers and ends, and you get its answer as text

@@ -220,7 +220,11 @@ class AnyTarget(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The word: an absolute path, a session's name, or `SESSION/NAME`."""
         word = str(value)
-        return str(split_agent(word)) if names_agent(word) else session_word(word)
+        if names_agent(word):
+            return str(split_agent(word))
+        if not is_path(word) and ctx is not None and (app := ctx.find_object(App)) is not None:
+            app.either = True
+        return session_word(word)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         """Sessions, their agents, and folders for a word that is a path."""

@@ -56,6 +56,17 @@ def test_words_that_name_no_agent(word: str) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("verb", ["stop", "kill", "restart", "wait", "logs", "status", "show"])
+def test_verbs_for_both_say_how_an_agent_is_named(daemons: Daemons, verb: str) -> None:
+    shop = daemons.start("shop")
+    shop.add("build")
+    [error] = ctl(verb, "build", "--json").errors
+    assert error["code"] == "session_not_found"
+    assert error["hint"].endswith("an agent is named SESSION/NAME here")
+    [error] = ctl(verb, "./build", "--json").errors
+    assert "SESSION/NAME" not in error["hint"]
+
+
 def test_a_name_alone_means_the_only_living_agent_of_that_name(daemons: Daemons) -> None:
     shop, blog = daemons.start("shop"), daemons.start("blog")
     shop.add("claude", "completed")
