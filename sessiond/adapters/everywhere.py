@@ -17,6 +17,7 @@ from sessiond.adapters.homes import (
     Home,
     home_of,
     named,
+    notes_stamp,
     objection,
     processes_of,
     remember,
@@ -74,9 +75,10 @@ class Everywhere:
         # Whether there are places that nobody has been told of, and whether some are to be written down.
         self._moved = False
         self._unwritten = False
+        self._noted: tuple[int, ...] = ()
         if self._usual.home is not None:
             self._add(named(name, environment), "the setting adapters.homes names it")
-            self._add(remembered(name, environment), "it was seen before")
+            self._recall()
         self._moved = self._unwritten = False
 
     def watched(self) -> Sequence[Watched]:
@@ -121,22 +123,37 @@ class Everywhere:
         ours = VARIABLES.get(self.name, ())
         return {name: value for name, value in self._environment.items() if name not in ours}
 
+    def _recall(self) -> None:
+        """Know what was written down, also by another process that was asked to launch something."""
+        noted = notes_stamp(self.name, self._environment)
+        if noted != self._noted:
+            homes = list(remembered(self.name, self._environment))
+            there = [one for one in homes if os.path.isdir(one.folder)]
+            # What is not there may be about to be made, by what was launched.
+            self._noted = noted if len(there) == len(homes) else ()
+            unwritten = self._unwritten
+            self._add(there, "it was seen before")
+            self._unwritten = unwritten
+
     def _notice(self, processes: Processes) -> None:
         """Know of places in which a process of the program works. What is not there for us (a container's)
         is left to a later look."""
         if self._usual.home is None:
             return
+        self._recall()
         for process in processes_of(self.name, processes):
             home = home_of(self.name, process.environment)
             if home is not None and os.path.lexists(home.folder):
                 self._add([home], f"process {process.pid} keeps its files there")
 
     def _write_down(self) -> None:
-        """Once they were read without harm, so that none that holds us up is come back to."""
+        """Once they were read without harm, or something is launched there: none that holds us up is come
+        back to."""
         self._unwritten = False
         others = [one.home for one in self._places[1:] if one.home is not None]
         try:
             remember(self.name, self._environment, others)
+            self._noted = notes_stamp(self.name, self._environment)
         except OSError as error:
             path = error.filename if isinstance(error.filename, str) else self._places[-1].label
             self._refused[path] = Problem(
@@ -262,6 +279,8 @@ class Everywhere:
         home = home_of(self.name, wish.environment)
         if home is not None and self._usual.home is not None:
             self._add([home], "a conversation is launched there")
+            if self._unwritten:
+                self._write_down()
         return plan
 
     def resume(self, found: Found, wish: Wish) -> Plan:

@@ -98,7 +98,7 @@ def named(name: str, environment: Mapping[str, str]) -> Iterator[Home]:
 
 
 def remembered(name: str, environment: Mapping[str, str]) -> Iterator[Home]:
-    """Homes that were seen before and are still there."""
+    """Homes that were seen before, some of which may be gone, or not made yet."""
     try:
         noted = _MEMORY.decode(read_small(_memory(name, environment), _MEMORY_MAX))
     except (OSError, ValueError):
@@ -106,8 +106,17 @@ def remembered(name: str, environment: Mapping[str, str]) -> Iterator[Home]:
         return
     for variables in noted[:HOMES_MAX]:
         home = home_of(name, variables)
-        if home is not None and os.path.isdir(home.folder):
+        if home is not None:
             yield home
+
+
+def notes_stamp(name: str, environment: Mapping[str, str]) -> tuple[int, ...]:
+    """What tells whether something was written down since."""
+    try:
+        status = os.stat(_memory(name, environment))
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def remember(name: str, environment: Mapping[str, str], homes: Sequence[Home]) -> None:

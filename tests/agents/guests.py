@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -30,6 +31,7 @@ _KEPT = (
         ".local/state/opencode",
     ),
     *(".cache/opencode", ".pi", ".gemini", ".openclaw"),
+    *("work", "play"),
 )
 TIMEOUT = 60.0
 
@@ -66,6 +68,17 @@ class Guests:
         # Written from out here as root.
         self.host.run(["chown", "-R", f"{GUEST}:", HOME], user=False)
         return made
+
+    def account(self, program: Program, name: str) -> Program:
+        """The same program led to another folder of settings, for Claude Code and Codex."""
+        place = f"{HOME}/{name}"
+        usual, variable = {"claude": (".claude", "CLAUDE_CONFIG_DIR"), "codex": (".codex", "CODEX_HOME")}[
+            program.name
+        ]
+        self.host.run(["cp", "-r", f"{HOME}/{usual}", place])
+        if program.name == "claude":
+            self.host.run(["cp", f"{HOME}/.claude.json", f"{place}/.claude.json"])
+        return replace(program, env={**program.env, variable: place})
 
     def by_hand(self, program: Program, *words: str, cwd: str) -> subprocess.Popen[str]:
         """Start one outside of sessiond, as from a person's shell; print mode."""

@@ -9,6 +9,7 @@ import pytest
 
 from sessiond.rpc._generated.v1 import agents_pb2
 from sessiond.rpc._generated.v1 import discovery_pb2 as pb
+from sessiond.testing.host import HOME
 from tests.agents.guests import Guests, Watch, status
 from tests.agents.programs import Program
 from tests.system.agents_case import Crew
@@ -129,6 +130,53 @@ def test_what_a_person_starts_is_found_while_it_runs_and_stopped_once_it_is_kill
         assert dict(row.labels) == {"mine": "yes"}
         started.wait(30)
         assert _only(watch).id == row.id
+
+
+@pytest.mark.parametrize(
+    ("adapter", "name", "words"), [("claude-code", "claude", ("-p",)), ("codex", "codex", ("exec",))]
+)
+def test_several_accounts_are_one_list(
+    guests: Guests, crew: Crew, folder: str, adapter: str, name: str, words: tuple[str, ...]
+) -> None:
+    usual = guests.program(name, folder)
+    work, play = guests.account(usual, "work"), guests.account(usual, "play")
+    with guests.watching() as watch:
+        # Over before anybody could have looked at its process.
+        made = guests.launch(adapter, crew.session, work, "hello work", print_mode=True)
+        assert crew.wait(made.agent.id).exit_status == 0
+        row = watch.until(
+            lambda rows: next(
+                (one for one in rows.values() if one.first_prompt and status(one) == "stopped"), None
+            ),
+            "what was launched there",
+        )
+        assert (row.native["home"], row.agent) == (f"{HOME}/work", made.agent.id)
+        assert guests.transcript(row.id)[0].text == "hello work"
+
+        # From a shell that is led to the usual folder, and in which that is not where it goes on.
+        guests.resume(row.id, crew.session, usual, "hello again")
+        guests.model.wait("hello again", "done")
+        again = watch.until(
+            lambda rows: rows[row.id] if rows[row.id].last_prompt == "hello again" else None, "its prompt"
+        )
+        assert again.native["home"] == f"{HOME}/work"
+
+        started = guests.by_hand(play, *words, "slow play", cwd=folder)
+        guests.model.wait_held("slow play")
+        guests.call("ListAgentSessions", refresh=True)
+        mine = watch.until(
+            lambda rows: next((one for one in rows.values() if one.first_prompt == "slow play"), None),
+            "what runs by hand in a third folder",
+        )
+        assert (mine.native["home"], mine.agent) == (f"{HOME}/play", "")
+        guests.model.release()
+        assert started.wait(30) == 0
+        watch.until_status("stopped", adapter, id=mine.id)
+    # Who is told nothing of them knows them by what was noted.
+    pid = guests.product.supervisor_pid()
+    guests.product.kill(pid)
+    guests.product.serving(besides=pid)
+    assert {one.id for one in guests.rows()} == {row.id, mine.id}
 
 
 def test_what_a_person_started_is_taken_over(guests: Guests, crew: Crew, folder: str) -> None:

@@ -305,6 +305,18 @@ def test_what_is_launched_elsewhere_is_looked_for_there(home: Path, other: Path)
     assert set(found_by(codex(home))) == {DONE}
 
 
+def test_what_another_process_launched_is_looked_for_too(home: Path, other: Path) -> None:
+    adapter = codex(home)
+    assert found_by(adapter) == {}
+    assert not adapter.evidence(NOBODY).moved
+    given = {"HOME": str(home), "CODEX_HOME": str(other / ".codex")}
+    codex(home).launch(Wish("/w", "hello", print=True, environment=given))
+    lay(other, "done")
+    assert adapter.evidence(NOBODY).moved
+    assert set(found_by(adapter)) == {DONE}
+    assert not adapter.evidence(NOBODY).moved
+
+
 def test_what_is_gone_on_with_is_led_to_its_own_home(home: Path, other: Path) -> None:
     lay(home, "done")
     lay(other, "killed")
