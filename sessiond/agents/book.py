@@ -25,18 +25,23 @@ from sessiond.model.identity import is_agent_id
 from sessiond.paths import private_folder
 
 _FILE_MAX = 4 << 20
+_WISH_MAX, _DIGITS = 4096, 4
 _DRAFT = ".new-"
 _GONE = ".gone-"
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is kept of one agent; ``end`` is None while nobody has written one."""
+    """What is kept of one agent; ``end`` is None while nobody has written one.
+
+    ``asked``: somebody asks for its end. ``sent``: the signals that it was sent, where nobody does.
+    """
 
     spec: AgentSpec
     end: AgentEnd | None
     asked: bool
     folder: AgentFolder
+    sent: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,8 @@ class Book:
             end = end_from_json(_load(folder.end))
         except FileNotFoundError:
             end = None
-        return Kept(spec, end, folder.asked.exists(), folder)
+        asked, sent = _wish(folder.asked)
+        return Kept(spec, end, asked, folder, sent)
 
     def has_environment(self, agent: str) -> bool:
         """Whether its command line and environment are still there to start it again."""
@@ -179,8 +185,12 @@ class Book:
         """Somebody asks for its end."""
         self._put(self.folder(agent).asked, b"")
 
+    def note_sent(self, agent: str, sent: frozenset[int]) -> None:
+        """It was sent these signals, which may end it; in place of what was noted."""
+        self._put(self.folder(agent).asked, b"%s\n" % " ".join(map(str, sorted(sent))).encode())
+
     def clear_asked(self, agent: str) -> None:
-        """Nobody asks for its end any more."""
+        """Nobody asks for its end any more, by signals neither."""
         self.folder(agent).asked.unlink(missing_ok=True)
 
     def write_end(self, agent: str, end: AgentEnd) -> None:
@@ -274,6 +284,20 @@ def _load(path: Path) -> object:
         return json.loads(content)
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deep") from error
+
+
+def _wish(path: Path) -> tuple[bool, frozenset[int]]:
+    """What `asked` says: whether an end is asked for, or the signals that were sent."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False, frozenset()
+    with open(descriptor, "rb") as file:
+        words = file.read(_WISH_MAX).split()
+    # Whatever else it holds, it is there because somebody asked.
+    if not words or not all(word.isdigit() and len(word) <= _DIGITS for word in words):
+        return True, frozenset()
+    return False, frozenset(map(int, words))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -40,7 +40,7 @@ class AgentFolder:
 
     @property
     def asked(self) -> Path:
-        """There while somebody has asked for its end and it has not come."""
+        """There while somebody has asked for its end and it has not come, or sent it the signals it names."""
         return self.path / "asked"
 
     @property

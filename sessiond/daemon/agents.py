@@ -7,7 +7,6 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from signal import Signals
 from typing import Any
 
 from sessiond.agents.book import Book
@@ -35,8 +34,6 @@ _FREEZER_DEADLINE = 5.0
 # What is being written down when the daemon ends is given so long.
 _STOP_GRACE = 3.0
 _REVIVED_AT_ONCE = 8
-# Signals that are sent to have a program end; others it may take as it likes, and live on.
-_ENDING = frozenset({Signals.SIGTERM, Signals.SIGKILL, Signals.SIGHUP, Signals.SIGQUIT, Signals.SIGABRT})
 ENDED = frozenset(state for state in AgentState if state.ended)
 
 
@@ -336,15 +333,26 @@ class Agents:
     async def _signal(self, entry: Entry, number: int, *, whole: bool) -> None:
         async with entry.lock:
             self._check_running(entry)
-
-            async def send() -> None:
+            before = entry.sent
+            await self._note_sent(entry, before | {number})
+            try:
                 await self._units.signal(entry.id, number, whole=whole)
+            except SessiondError:
+                await self._note_sent(entry, before)
+                raise
 
-            entry.signalled = number
-            if number in _ENDING or number == entry.spec.stop_signal:
-                await self._ask(entry, send)
+    async def _note_sent(self, entry: Entry, sent: frozenset[int]) -> None:
+        if entry.asked or sent == entry.sent:
+            return
+        entry.sent = sent
+        book = self._roster.book
+        try:
+            if sent:
+                await asyncio.to_thread(book.note_sent, entry.id, sent)
             else:
-                await send()
+                await asyncio.to_thread(book.clear_asked, entry.id)
+        except SessiondError as error:
+            log.warning("that %s was sent a signal is not noted: %s", entry.spec.name, error.message)
 
     async def _ask(self, entry: Entry, how: Callable[[], Awaitable[None]]) -> None:
         """Note that its end is asked for, and ask; the note is taken back where that could not be done."""

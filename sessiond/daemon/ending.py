@@ -8,14 +8,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from signal import Signals
 
 from sessiond.agents.book import boot_id, lost_end
 from sessiond.aio import unbroken
 from sessiond.daemon.roster import Entry, Roster
 from sessiond.daemon.streams import Streams
 from sessiond.errors import SessiondError
-from sessiond.model.agent import AgentEnd, AgentUnit, Cause, has_ended
+from sessiond.model.agent import AgentEnd, Cause, has_ended
 from sessiond.model.unit import agent_of_unit
 from sessiond.ports import AgentUnits
 
@@ -78,6 +77,7 @@ class Endings:
             log.warning("%s runs again, started by somebody else", unit.name)
             await asyncio.to_thread(self._roster.book.clear_end, entry.id)
             entry.end, entry.asked, entry.settled = None, False, False
+            entry.sent = frozenset()
             self._roster.changed.fire()
             return
         if has_ended(unit):
@@ -109,12 +109,14 @@ class Endings:
             # Who starts next sees that machine or manager are others, and that it went down with them.
             log.info("agent %s ends with its manager", entry.spec.name)
         else:
-            await self._write(entry, AgentEnd.of(unit, asked=_was_asked(entry, unit)))
+            await self._write(entry, AgentEnd.of(unit, asked=entry.wished))
 
     async def _lost(self, entry: Entry) -> None:
         end = lost_end(entry.spec, boot=boot_id(), manager=await self._units.manager())
         end = replace(end, asked=entry.asked)
-        if entry.spec.resurrect and end.cause in (Cause.REBOOT, Cause.MANAGER) and await self._revive(entry):
+        # What somebody was just ending when the machine went down does not come back with it.
+        wanted = entry.spec.resurrect and not entry.asked
+        if wanted and end.cause in (Cause.REBOOT, Cause.MANAGER) and await self._revive(entry):
             return
         log.info("agent %s is gone: %s", entry.spec.name, end.reason)
         await self._write(entry, end)
@@ -202,19 +204,3 @@ def _try_unlink(path: Path) -> None:
     except OSError as error:
         # It is released once more when a daemon starts, which does no harm.
         log.warning("%s is not removed: %s", path, error.strerror)
-
-
-def _was_asked(entry: Entry, unit: AgentUnit) -> bool:
-    if entry.asked or entry.stop_seen:
-        return True
-    if not entry.signalled:
-        return False
-    status = unit.status
-    return status.exit_signal == _name(entry.signalled) or status.exit_status == 128 + entry.signalled
-
-
-def _name(number: int) -> str:
-    try:
-        return Signals(number).name
-    except ValueError:
-        return f"SIG{number}"

@@ -104,9 +104,8 @@ class Follower:
     def _new_run(self, entry: Entry) -> None:
         """The init system has started it again: what was asked of the last run is past."""
         entry.stop_seen = False
-        entry.signalled = 0
-        if entry.asked:
-            entry.asked = False
+        if entry.asked or entry.sent:
+            entry.asked, entry.sent = False, frozenset()
             self._roster.book.clear_asked(entry.id)
         self._streams.rearm(entry.id)
 

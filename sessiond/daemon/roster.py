@@ -14,7 +14,16 @@ from sessiond.aio import Pulse
 from sessiond.daemon.leaving import leaving
 from sessiond.daemon.streams import Streams
 from sessiond.errors import NotFound, SessiondError
-from sessiond.model.agent import Agent, AgentEnd, AgentSpec, AgentState, AgentUnit, derive_agent, has_ended
+from sessiond.model.agent import (
+    Agent,
+    AgentEnd,
+    AgentSpec,
+    AgentState,
+    AgentUnit,
+    derive_agent,
+    ended_by,
+    has_ended,
+)
 from sessiond.model.agent_selection import find
 
 log = logging.getLogger(__name__)
@@ -26,7 +35,7 @@ _T = TypeVar("_T")
 class Entry:
     """One agent. All that changes it holds ``lock``, but for ``unit``, which is what was last told.
 
-    ``stop_seen``: somebody had the init system stop it. ``signalled``: the signal last sent by us.
+    ``stop_seen``: somebody had the init system stop it. ``sent``: the signals that this run was sent by us.
     ``pid``: its last main process. ``settled``: its end is written down and its record whole.
     """
 
@@ -38,7 +47,7 @@ class Entry:
     unit: AgentUnit | None = None
     starting: bool = False
     settled: bool = False
-    signalled: int = 0
+    sent: frozenset[int] = frozenset()
     pid: int = 0
     removed: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -46,12 +55,19 @@ class Entry:
     @classmethod
     def of(cls, kept: Kept) -> Entry:
         """What the book holds."""
-        return cls(kept.spec, kept.folder, kept.end, kept.asked, settled=kept.end is not None)
+        return cls(kept.spec, kept.folder, kept.end, kept.asked, settled=kept.end is not None, sent=kept.sent)
 
     @property
     def id(self) -> str:
         """Its id."""
         return self.spec.id
+
+    @property
+    def wished(self) -> bool:
+        """Whether somebody wants it to end or, where it has, wanted that."""
+        if self.asked or self.stop_seen:
+            return True
+        return self.unit is not None and ended_by(self.unit, self.sent, self.spec.stop_signal)
 
     @property
     def over(self) -> bool:
@@ -123,9 +139,7 @@ class Roster:
         """Its state."""
         if entry.starting and entry.unit is None:
             return AgentState.STARTING
-        return derive_agent(
-            entry.unit, entry.end, reachable=self.reachable, asked=entry.asked or entry.stop_seen
-        )
+        return derive_agent(entry.unit, entry.end, reachable=self.reachable, asked=entry.wished)
 
     def bare(self, entry: Entry) -> Agent:
         """The row without what is held of its output."""

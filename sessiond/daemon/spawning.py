@@ -261,7 +261,7 @@ class Spawning:
             raise
         entry.spec, entry.end = spec, None
         entry.asked = entry.stop_seen = entry.settled = False
-        entry.signalled = entry.pid = 0
+        entry.sent, entry.pid = frozenset(), 0
         self._roster.changed.fire()
         await self._begin(entry, before=(end, asked))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from signal import Signals
 
 from sessiond.model.state import RESTARTING
 from sessiond.model.unit import UnitStatus, agent_unit
@@ -235,6 +236,26 @@ def has_ended(unit: AgentUnit) -> bool:
     )
 
 
+def ended_by(unit: AgentUnit, sent: frozenset[int], stop_signal: int) -> bool:
+    """Whether a unit that has ended did so by a signal that somebody sent: of it, or as asked to by it.
+
+    One that is told of a signal that ends others (SIGHUP: read your settings again) may live on, and end by
+    something else that nobody asked for.
+    """
+    status = unit.status
+    if status.exit_signal:
+        return any(status.exit_signal == _signal_name(number) for number in sent)
+    shells = {128 + number for number in sent}
+    return status.exit_status in shells or not sent.isdisjoint((Signals.SIGTERM, stop_signal))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
+
+
 def derive_agent(
     unit: AgentUnit | None, end: AgentEnd | None, *, reachable: bool, asked: bool = False
 ) -> AgentState:
@@ -261,8 +282,6 @@ def exit_code(exit_status: int | None, signal: str, *, timed_out: bool = False) 
         return 124
     if exit_status is not None:
         return exit_status
-    from signal import Signals
-
     try:
         return 128 + Signals[signal].value
     except KeyError:

@@ -13,7 +13,7 @@ from typing import Any
 from sessiond.agents.book import Book, Kept, boot_id, forget_session, lost_end
 from sessiond.agents.folder import AGENTS, AgentFolder
 from sessiond.errors import Conflict, InvalidArgument, SessiondError
-from sessiond.model.agent import Agent, AgentState, AgentUnit, derive_agent, has_ended
+from sessiond.model.agent import Agent, AgentState, AgentUnit, derive_agent, ended_by, has_ended
 from sessiond.model.agent_selection import find, select
 from sessiond.model.session import Session
 from sessiond.model.state import SessionState
@@ -272,9 +272,10 @@ def _joined(kept: Kept, units: Mapping[str, AgentUnit] | None, manager: str, ses
     if end is None and units is not None and unit is None:
         # Not written down: its daemon does that when it comes back, and acts upon it.
         end = replace(lost_end(spec, boot=boot_id(), manager=manager), asked=kept.asked)
+    asked = kept.asked or (unit is not None and ended_by(unit, kept.sent, spec.stop_signal))
     return Agent(
         spec=spec,
-        state=derive_agent(unit, end, reachable=units is not None, asked=kept.asked),
+        state=derive_agent(unit, end, reachable=units is not None, asked=asked),
         unit=unit,
         end=end,
         session_name=session_name,

@@ -175,6 +175,19 @@ def test_signals_reach_the_program_and_tell_how_it_ended(crew: Crew) -> None:
     crew.refused("agent_not_running", "SignalAgent", agent=made.id, signal="TERM")
 
 
+def test_a_signal_that_was_lived_through_did_not_end_it(crew: Crew) -> None:
+    made = crew.sh("trap 'echo read again' HUP; echo ready; while :; do sleep 0.05; done")
+    crew.printed(made.id, "ready")
+    crew.call("SignalAgent", agent=made.id, signal="HUP")
+    crew.printed(made.id, "read again")
+    # Nobody who knows of the signal is left but the disk.
+    crew.kill_daemon()
+    crew.product.kill(made.pid)
+    ended = crew.wait(made.id)
+    assert (state(ended), ended.signal) == ("failed", "SIGKILL")
+    crew.gone()
+
+
 def test_pause_stops_the_whole_tree_and_resume_lets_it_go_on(crew: Crew) -> None:
     made = crew.sh("i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done")
     crew.printed(made.id, "3")

@@ -94,6 +94,20 @@ def test_an_end_is_kept_until_a_new_run_begins(book: Book) -> None:
     assert not kept.asked
 
 
+def test_signals_that_were_sent_are_kept_until_an_end_is_asked_for(book: Book) -> None:
+    folder = book.claim(SPEC, {}).folder
+    assert book.read(SPEC.id).sent == frozenset()
+    book.note_sent(SPEC.id, frozenset({1, 64}))
+    assert (book.read(SPEC.id).asked, book.read(SPEC.id).sent) == (False, {1, 64})
+    book.note_asked(SPEC.id)
+    assert (book.read(SPEC.id).asked, book.read(SPEC.id).sent) == (True, frozenset())
+    for garbage in (b"\xff\0", b"1 x", b"-1", b"9" * 10_000):
+        folder.asked.write_bytes(garbage)
+        assert (book.read(SPEC.id).asked, book.read(SPEC.id).sent) == (True, frozenset())
+    book.clear_asked(SPEC.id)
+    assert not book.read(SPEC.id).asked
+
+
 def test_a_second_agent_of_an_id_is_refused_and_the_first_stays(book: Book) -> None:
     first = book.claim(SPEC, {"A": "1"})
     with pytest.raises(AlreadyExists) as caught:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from signal import SIGWINCH
 
 import pytest
 
@@ -318,6 +319,17 @@ async def test_what_went_down_with_its_manager_is_told_or_comes_back(stage: Stag
         assert agents.get("back").state is AgentState.TERMINATED
 
 
+async def test_what_was_being_ended_when_its_manager_went_down_does_not_come_back(stage: Stage) -> None:
+    async with stage.agents() as agents:
+        made = await agents.spawn(wish(resurrect=True))
+    # The daemon noted the wish, and no more.
+    stage.book().note_asked(made.id)
+    stage.units.recover(run="2")
+    async with stage.agents() as agents:
+        assert (await agents.wait(made.id)).end is not None
+        assert agents.get(made.id).state is AgentState.FAILED
+
+
 async def test_an_end_while_the_manager_goes_down_is_nobodys_wish(stage: Stage) -> None:
     async with stage.agents() as agents:
         made = await agents.spawn(wish(resurrect=True))
@@ -343,6 +355,20 @@ async def test_a_stop_by_hand_is_asked_for_and_an_automatic_restart_forgets_what
         stage.units.exit(made.id, 0)
         ended = await agents.wait(made.id)
         assert (ended.state, ended.end and ended.end.asked) == (AgentState.COMPLETED, False)
+
+
+async def test_a_signal_that_an_agent_lived_through_did_not_end_it(stage: Stage) -> None:
+    async with stage.agents() as agents:
+        made = [await agents.spawn(wish()) for _ in range(2)]
+        for one in made:
+            await agents.signal(one.id, "WINCH")
+            await agents.signal(one.id, "CONT")
+    # What was sent outlives the daemon that sent it.
+    async with stage.agents() as agents:
+        stage.units.exit(made[0].id, 3)
+        stage.units.exit(made[1].id, 128 + SIGWINCH)
+        assert (await agents.wait(made[0].id)).state is AgentState.FAILED
+        assert (await agents.wait(made[1].id)).state is AgentState.TERMINATED
 
 
 async def test_a_restart_that_fails_leaves_the_old_end(stage: Stage) -> None:

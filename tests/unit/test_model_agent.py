@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
 
-from sessiond.model.agent import AgentEnd, AgentState, AgentUnit, Cause, derive_agent, exit_code, has_ended
+from sessiond.model.agent import (
+    AgentEnd,
+    AgentState,
+    AgentUnit,
+    Cause,
+    derive_agent,
+    ended_by,
+    exit_code,
+    has_ended,
+)
 from sessiond.model.identity import is_agent_id
 from sessiond.model.unit import (
     CLD_EXITED,
@@ -87,6 +97,34 @@ def test_an_end_that_was_asked_for_is_no_failure() -> None:
     assert derive_agent(killed, None, reachable=True, asked=True) is AgentState.TERMINATED
     assert derive_agent(exited(143, failed=True), None, reachable=True, asked=True) is AgentState.TERMINATED
     assert derive_agent(exited(0), None, reachable=True, asked=True) is AgentState.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "status", "asked"),
+    [
+        # By the signal itself, or as shells and programs say that they ended by it.
+        ({9}, CLD_KILLED, 9, True),
+        ({1, 15, 18}, CLD_KILLED, 15, True),
+        ({1}, CLD_EXITED, 129, True),
+        # Asked to end, it cleaned up and failed at that.
+        ({15}, CLD_EXITED, 3, True),
+        # Told to read its settings again, and much later something else.
+        ({1}, CLD_EXITED, 3, False),
+        ({1}, CLD_KILLED, 9, False),
+        ({15}, CLD_KILLED, 11, False),
+        ((), CLD_KILLED, 9, False),
+        ({64}, CLD_KILLED, 9, False),
+    ],
+)
+def test_an_end_is_of_a_signal_that_was_sent(
+    sent: Collection[int], code: int, status: int, asked: bool
+) -> None:
+    ended = unit("failed", "failed", exec_main_code=code, exec_main_status=status)
+    assert ended_by(ended, frozenset(sent), 15) is asked
+
+
+def test_an_agents_own_stop_signal_asks_it_to_end() -> None:
+    assert ended_by(exited(3, failed=True), frozenset({1}), 1)
 
 
 def test_an_end_written_down_stands_whoever_answers() -> None:
