@@ -11,9 +11,10 @@ from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from sessiond.terminal.queries import QueryFilter
 
 # A client that leaves more than this unread, and for so many seconds, is sent the screen instead: a flood
-# brings a megabyte within the time in which a client that keeps up is not given a processor.
+# brings a megabyte within the time in which a client that keeps up is not given a processor, and what is
+# shown a tenth of a second late is seen to be late.
 BEHIND = 1 << 20
-_LAG = 0.25
+_LAG = 0.1
 # What is never exceeded: what a flood brings within that time.
 MOST = 16 << 20
 # One message; what comes within a turn of the loop is sent together.
