@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sessiond.errors import InvalidArgument, NotFound, SessiondError, Unreachable
+from sessiond.errors import InvalidArgument, NotFound, SessiondError
 from sessiond.model.agent import AgentState
 from sessiond.model.agent_selection import find
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from sessiond.rpc.agent_codec import selection_from_wire, state_from_wire
-from sessiond.supervisor.agents import REPEATS, AgentCalls, addressed, parsed, path
+from sessiond.supervisor.agents import AgentCalls, addressed, parsed, path
 from sessiond.supervisor.at_rest import AtRest
 from sessiond.supervisor.directory import Directory, Filter
 from sessiond.supervisor.forwarding import DaemonStatus, Reached
@@ -55,25 +55,17 @@ class AgentLists:
     async def _list_one(
         self, session: str, request: pb.ListAgentsRequest, timeout: float | None
     ) -> pb.ListAgentsResponse:
-        for repeats in range(REPEATS, -1, -1):
-            async with self._calls.daemon(session) as daemon:
-                if daemon is None:
-                    agents = await self._at_rest.listing(self._directory.get(session), request)
-                    response = pb.ListAgentsResponse(agents=agents)
-                    self._tell_activities(session, response.agents)
-                    return response
-                try:
-                    answer = await _asked(
-                        daemon, "ListAgents", session, request, timeout=timeout, effect=False
-                    )
-                except Unreachable:
-                    # It went away over the question: its next life can be asked as well.
-                    if not repeats:
-                        raise
-                else:
-                    break
-        response = pb.ListAgentsResponse.FromString(answer)
-        self._name(session, response.agents)
+        async def ask(daemon: Reached | None, spent: float, again: bool) -> pb.ListAgentsResponse:
+            if daemon is None:
+                agents = await self._at_rest.listing(self._directory.get(session), request)
+                return pb.ListAgentsResponse(agents=agents)
+            left = None if timeout is None else max(0.0, timeout - spent)
+            answer = await _asked(daemon, "ListAgents", session, request, timeout=left, effect=False)
+            response = pb.ListAgentsResponse.FromString(answer)
+            self._name(session, response.agents)
+            return response
+
+        response = await self._calls.asked(session, ask)
         self._tell_activities(session, response.agents)
         return response
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -17,6 +17,8 @@ from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from sessiond.supervisor.at_rest import AtRest, not_running
 from sessiond.supervisor.directory import Directory
 from sessiond.supervisor.forwarding import Daemons, Reached, unreachable
+
+_T = TypeVar("_T")
 
 SERVICE = "sessiond.v1.AgentsService"
 # How long a daemon that is on its way up is waited for.
@@ -129,31 +131,40 @@ class AgentCalls:
         method = METHODS[name]
         request = parsed(method.request, raw)
         session = self._directory.resolve(request.session)
-        began = asyncio.get_running_loop().time()
-        asked = raw
-        for repeats in range(0 if method.effect else REPEATS, -1, -1):
-            async with self.daemon(session) as daemon:
-                if daemon is None:
-                    answer = await self._rest(name, session, request)
-                    return answer + self._doing(session, answer) if name == "GetAgent" else answer
-                spent = asyncio.get_running_loop().time() - began
-                left = None if timeout is None else max(0.0, timeout - spent)
-                try:
-                    answer = await daemon.unary(
-                        path(name), addressed(asked, session), timeout=left, effect=method.effect
-                    )
-                except Unreachable:
-                    # It went away over a call that changes nothing: its next life can be asked as well.
-                    if not repeats:
-                        raise
-                    asked = _shortened(request, raw, asyncio.get_running_loop().time() - began)
-                else:
-                    break
-        if method.use:
+
+        async def ask(daemon: Reached | None, spent: float, again: bool) -> tuple[bytes, bool]:
+            if daemon is None:
+                return await self._rest(name, session, request), True
+            left = None if timeout is None else max(0.0, timeout - spent)
+            sent = addressed(_shortened(request, raw, spent) if again else raw, session)
+            return await daemon.unary(path(name), sent, timeout=left, effect=method.effect), False
+
+        answer, rested = await self.asked(session, ask, repeats=0 if method.effect else REPEATS)
+        if method.use and not rested:
             self._directory.touch(session, self._now())
         if name == "GetAgent":
             answer += self._doing(session, answer)
-        return answer + self._named(session) if method.names else answer
+        return answer + self._named(session) if method.names and not rested else answer
+
+    async def asked(
+        self,
+        session: str,
+        ask: Callable[[Reached | None, float, bool], Awaitable[_T]],
+        *,
+        repeats: int = REPEATS,
+    ) -> _T:
+        """What ``ask`` answers, given a session's daemon (or None, see there), the seconds spent until then, and
+        whether it was called before: where a daemon went away over a call that changes nothing, its next life
+        can be asked as well. Raises as ``daemon`` and ``ask``."""
+        began = asyncio.get_running_loop().time()
+        for left in range(repeats, -1, -1):
+            async with self.daemon(session) as daemon:
+                try:
+                    return await ask(daemon, asyncio.get_running_loop().time() - began, left < repeats)
+                except Unreachable:
+                    if daemon is None or not left:
+                        raise
+        raise AssertionError("the last time returns or raises")
 
     async def _rest(self, name: str, session: str, request: Any) -> bytes:
         now = self._directory.get(session)
