@@ -187,6 +187,23 @@ async def test_a_watcher_that_does_not_keep_up_is_let_go_and_nobody_waits_for_it
         await quick.aclose()
 
 
+async def test_there_is_a_bound_to_watchers_and_room_again_when_one_ends() -> None:
+    async with knowing(found("one"), watchers=2) as known:
+        first, second = known.discovered.follow(ALL), known.discovered.follow(ALL)
+        assert len(await until_current(first)) == len(await until_current(second)) == 1
+        with pytest.raises(Exhausted) as caught:
+            await anext(known.discovered.follow(ALL))
+        assert caught.value.code == "too_many_watchers"
+        assert caught.value.hint
+        known.finder.put(found("two"))
+        assert (await after(first)).found.id == (await after(second)).found.id == "two"
+        await first.aclose()
+        third = known.discovered.follow(ALL)
+        assert len(await until_current(third)) == 2
+        await second.aclose()
+        await third.aclose()
+
+
 async def test_watching_needs_adapters_that_exist() -> None:
     async with knowing() as known:
         with pytest.raises(InvalidArgument) as caught:

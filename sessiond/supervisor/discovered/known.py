@@ -33,7 +33,7 @@ from sessiond.supervisor.discovered.overlays import Overlays
 from sessiond.supervisor.discovered.paging import Page, Pages
 from sessiond.supervisor.discovered.rows import Told
 from sessiond.supervisor.discovered.tending import Tender
-from sessiond.supervisor.discovered.watching import BOUND, Change, Watchers
+from sessiond.supervisor.discovered.watching import BOUND, WATCHERS_MAX, Change, Watchers
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +46,13 @@ _SLACK = timedelta(seconds=1)
 @dataclass(frozen=True, slots=True)
 class Rules:
     """``adapters`` are those that are used, ``disabled`` those that a setting switched off; ``keep`` is how
-    long an overlay outlives its conversation."""
+    long an overlay outlives its conversation, ``bound`` how many changes may wait for one of ``watchers``."""
 
     adapters: Sequence[str]
     disabled: Sequence[str] = ()
     keep: timedelta = timedelta(days=30)
     bound: int = BOUND
+    watchers: int = WATCHERS_MAX
 
 
 class Discovered:
@@ -81,7 +82,7 @@ class Discovered:
         self._lives = AgentLives(ask, wait, self.background, untended.set)
         self._views = Views(self._told, overlays, names, self._lives.known)
         self._pages = Pages(self._views.get)
-        self._watchers = Watchers(self._views.get, rules.bound)
+        self._watchers = Watchers(self._views.get, rules.bound, rules.watchers)
         self._chooser = Chooser(self._views, names, rules.adapters, resolve)
         self.names = names
         # Fired whenever something that is known became another.
@@ -329,7 +330,7 @@ class Discovered:
 
     async def follow(self, choice: Choice) -> AsyncGenerator[Change, None]:
         """What is known of those that are meant, and every change. Raises InvalidArgument `adapter_unknown`,
-        Exhausted `watcher_too_slow`."""
+        Exhausted `watcher_too_slow`, `too_many_watchers`."""
         self.check(choice.adapters)
         await self.ready(choice.adapters)
         stream = self._watchers.follow(choice, lambda: (self._sorted(choice), self.troubles(choice.adapters)))

@@ -14,6 +14,8 @@ from sessiond.model.conversation import AgentSession, Choice, Trouble
 
 # Changes that wait for one watcher; all conversations may change at once.
 BOUND = 10_000
+# Who may follow at a time: each is told every change, and may let that many wait.
+WATCHERS_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +74,12 @@ class _Watcher:
 class Watchers:
     """All who follow. ``get`` tells what one is now. Telling never waits for a watcher."""
 
-    def __init__(self, get: Callable[[Key], AgentSession | None], bound: int = BOUND) -> None:
+    def __init__(
+        self, get: Callable[[Key], AgentSession | None], bound: int = BOUND, most: int = WATCHERS_MAX
+    ) -> None:
         self._get = get
         self._bound = bound
+        self._most = most
         self._watchers: set[_Watcher] = set()
 
     def changed(self, keys: Iterable[Key]) -> None:
@@ -95,7 +100,8 @@ class Watchers:
     async def follow(
         self, choice: Choice, now: Callable[[], tuple[Sequence[AgentSession], Sequence[Trouble]]]
     ) -> AsyncGenerator[Change, None]:
-        """What ``now`` tells, then ``Current``, then every change. Raises Exhausted `watcher_too_slow`."""
+        """What ``now`` tells, then ``Current``, then every change. Raises Exhausted `watcher_too_slow`,
+        `too_many_watchers`."""
         with self._watching(choice) as watcher:
             # In one step, so that nothing changes in between.
             rows, troubles = now()
@@ -119,6 +125,12 @@ class Watchers:
 
     @contextmanager
     def _watching(self, choice: Choice) -> Iterator[_Watcher]:
+        if len(self._watchers) >= self._most:
+            raise Exhausted(
+                "too_many_watchers",
+                f"{len(self._watchers)} watches of agent sessions are open, as many as may be",
+                hint="end some of the programs that follow them, such as sessionctl discovered -f",
+            )
         watcher = _Watcher(choice, self._bound)
         self._watchers.add(watcher)
         try:

@@ -131,7 +131,7 @@ class DiscoveryServiceServicer:
 
     def WatchAgentSessions(self, request, context):
         """Sends what is known, then `current`, then every change, for ever.
-        Errors: INVALID_ARGUMENT adapter_unknown, RESOURCE_EXHAUSTED watcher_too_slow.
+        Errors: INVALID_ARGUMENT adapter_unknown, RESOURCE_EXHAUSTED watcher_too_slow, too_many_watchers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
