@@ -153,9 +153,9 @@ class AgentCalls:
         *,
         repeats: int = REPEATS,
     ) -> _T:
-        """What ``ask`` answers, given a session's daemon (or None, see there), the seconds spent until then, and
-        whether it was called before: where a daemon went away over a call that changes nothing, its next life
-        can be asked as well. Raises as ``daemon`` and ``ask``."""
+        """What ``ask`` answers, given a session's daemon (or None, see there), the seconds spent until then,
+        and whether it was called before: where a daemon went away over a call that changes nothing, its next
+        life can be asked as well. Raises as ``daemon`` and ``ask``."""
         began = asyncio.get_running_loop().time()
         for left in range(repeats, -1, -1):
             async with self.daemon(session) as daemon:
