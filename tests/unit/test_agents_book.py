@@ -98,7 +98,7 @@ def test_signals_that_were_sent_are_kept_until_an_end_is_asked_for(book: Book) -
     folder = book.claim(SPEC, {}).folder
     assert book.read(SPEC.id).sent == frozenset()
     book.note_sent(SPEC.id, frozenset({1, 64}))
-    assert (book.read(SPEC.id).asked, book.read(SPEC.id).sent) == (False, {1, 64})
+    assert (book.read(SPEC.id).asked, book.read(SPEC.id).sent) == (False, frozenset({1, 64}))
     book.note_asked(SPEC.id)
     assert (book.read(SPEC.id).asked, book.read(SPEC.id).sent) == (True, frozenset())
     for garbage in (b"\xff\0", b"1 x", b"-1", b"9" * 10_000):
