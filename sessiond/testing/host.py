@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -43,7 +45,7 @@ class Host:
         """``traversable`` are paths that its user must be able to reach, besides Python and the checkout."""
         self._stack = contextlib.ExitStack()
         self.folder = self._stack.enter_context(_scratch())
-        self.uid = _free_uid()
+        self.uid = self._stack.enter_context(_free_uid())
         self._options = nest.Options(
             overlay=self.folder / "disk",
             guest=GUEST,
@@ -83,7 +85,7 @@ class Host:
         """The user's XDG_RUNTIME_DIR inside."""
         return f"/run/user/{self.uid}"
 
-    def boot(self, *, timeout: float = 30.0) -> Host:
+    def boot(self, *, timeout: float = 120.0) -> Host:
         """Power on, and return when systemd and the user's manager serve."""
         base = self.folder / "nest"
         try:
@@ -100,7 +102,7 @@ class Host:
 
     def shutdown(self) -> None:
         """An orderly power-off: units are stopped, the disk stays."""
-        nest.down(self.uid, base=self.folder / "nest", timeout=30.0)
+        nest.down(self.uid, base=self.folder / "nest", timeout=120.0)
         self._reap()
         self._nest = None
 
@@ -124,7 +126,7 @@ class Host:
     def _reap(self) -> None:
         for process in self._processes:
             process.kill()
-            process.wait(10)
+            process.wait(60)
             for stream in (process.stdin, process.stdout, process.stderr):
                 if stream:
                     stream.close()
@@ -169,7 +171,7 @@ class Host:
         user: bool = True,
         check: bool = True,
         input: str | None = None,  # subprocess's own word
-        timeout: float = 60.0,
+        timeout: float = 120.0,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
@@ -215,7 +217,7 @@ class Host:
         *args: str,
         check: bool = True,
         input: str | None = None,  # subprocess's own word
-        timeout: float = 60.0,
+        timeout: float = 120.0,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
@@ -306,6 +308,22 @@ def _fit(place: str) -> bool:
     return not shown.stdout.strip().startswith(_NOT_FOR_UPPER)
 
 
-def _free_uid() -> int:
+@contextlib.contextmanager
+def _free_uid() -> Iterator[int]:
+    """A uid that nobody here has, nor another host now: by uid the kernel counts what a user may have of
+    watchers, pipes and processes, whatever host they are on."""
     taken = {entry.pw_uid for entry in pwd.getpwall()}
-    return next(uid for uid in range(1000, 60000) if uid not in taken)
+    with socket.socket(socket.AF_UNIX) as held:
+        for uid in range(1000, 60000):
+            if uid in taken:
+                continue
+            try:
+                # An abstract name: it is free again the moment that this process is gone.
+                held.bind(f"\0{_PREFIX}uid-{uid}")
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            yield uid
+            return
+    raise HostUnavailable("no uid is free here for the user of a host")
