@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,7 +19,7 @@ from sessiond.rpc.status import from_rpc_error
 from sessiond.testing.host import GUEST, HOME
 from tests.agents.model_server import ModelServer
 from tests.agents.programs import Package, Program, configure
-from tests.system.product import Product
+from tests.system.product import Product, until
 
 # Where the programs keep what they write, in the home.
 _KEPT = (
@@ -33,7 +34,18 @@ _KEPT = (
     *(".cache/opencode", ".pi", ".gemini", ".openclaw"),
     *("work", "play"),
 )
-TIMEOUT = 60.0
+# Seconds that one call may take, and that all of one test may be followed.
+TIMEOUT = 300.0
+FOLLOWED = 900.0
+
+
+def _removed(place: Path) -> bool:
+    """Remove it; whether it is gone: what is still ending may write once more."""
+    if place.is_dir():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink(missing_ok=True)
+    return not place.exists()
 
 
 class Guests:
@@ -49,10 +61,7 @@ class Guests:
         """Remove all that programs wrote in the home."""
         for name in _KEPT:
             place = self.host.path(f"{HOME}/{name}")
-            if place.is_dir():
-                shutil.rmtree(place)
-            else:
-                place.unlink(missing_ok=True)
+            until(lambda place=place: _removed(place), f"{name} to be removed for good")  # type: ignore[misc]
 
     def folder(self, name: str = "project") -> str:
         """A folder for programs to work in: a git repository where there is git."""
@@ -136,7 +145,7 @@ class Guests:
         found = pb.AgentSessionFilter(include_stopped=True, **filters)
         with self.product.client() as client:
             stream = client.discovery.WatchAgentSessions(
-                pb.WatchAgentSessionsRequest(filter=found), timeout=TIMEOUT
+                pb.WatchAgentSessionsRequest(filter=found), timeout=FOLLOWED
             )
             try:
                 yield Watch(stream)

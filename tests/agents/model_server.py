@@ -110,7 +110,7 @@ class ModelServer:
         *,
         after: int = 0,
         result: bool | None = None,
-        timeout: float = 30.0,
+        timeout: float = 300.0,
     ) -> Served:
         """The first request since ``after`` whose prompt contains this and that is, or was, in this state
         (any, where empty); ``result``: with or without what a tool said."""
@@ -133,7 +133,7 @@ class ModelServer:
             f"served were {served}, unknown {self._unknown}"
         )
 
-    def wait_held(self, prompt: str = "", *, after: int = 0, timeout: float = 30.0) -> Served:
+    def wait_held(self, prompt: str = "", *, after: int = 0, timeout: float = 300.0) -> Served:
         """A request whose answer is being held now or was."""
         return self.wait(prompt, "held", after=after, timeout=timeout)
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import termios
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from tests.agents.programs import Program
 # Set for each program that a test starts, so that what it starts in turn is found and ended.
 MARK = "SESSIOND_TEST_PROGRAM"
 COLUMNS, ROWS = 120, 40
-WAIT = 60.0
+WAIT = 300.0
 
 
 class Running:
@@ -99,6 +100,28 @@ class Running:
                 ended = "it has ended" if self._ended else f"not within {timeout:g} s"
                 pytest.fail(f"{self.process.args!r}: {what} not seen, {ended}; seen was:\n{self._seen()}")
             return self._seen()
+
+    def wait_line(self, tells: Callable[[str], str | None]) -> str:
+        """Wait until a whole line of what it prints tells something; returns that."""
+
+        def told() -> str | None:
+            return next((word for line in self.lines() if (word := tells(line))), None)
+
+        self.wait_for(lambda _: told() is not None, "a line that tells it")
+        return told() or ""
+
+    def press_until(self, heard: Callable[[], object], key: str = "enter") -> None:
+        """Press a key until it is heard: a dialog takes none that comes too soon."""
+        deadline = time.monotonic() + WAIT
+        pressed = 0.0
+        while not heard():
+            now = time.monotonic()
+            if now > deadline:
+                pytest.fail(f"{key} was not heard within {WAIT:g} s; seen was:\n{self.text}")
+            if now - pressed > 2.0:
+                self.key(key)
+                pressed = now
+            time.sleep(0.02)
 
     def wait(self, timeout: float = WAIT) -> int:
         """Wait until it ends and all was read; its exit status."""

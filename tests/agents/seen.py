@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -16,7 +16,7 @@ from sessiond.model.agent_session import AgentSessionStatus, Found, Problem
 from sessiond.ports.discovery import AgentAdapter, Clear, Gone
 
 T = TypeVar("T")
-WAIT = 60.0
+WAIT = 300.0
 
 
 class Neighbours(LiveProcesses):
@@ -87,3 +87,13 @@ class Seen:
             return next(fits, None)
 
         return self.until(found, f"a conversation {id} that is {status}")
+
+    def until_row(self, id: str = "", **wanted: Any) -> Found:
+        """Look again until one conversation (that one, if named) is so in all of these; returns it. Programs
+        write what they tell of one in several places, and one after the other."""
+
+        def found(rows: Mapping[str, Found]) -> Found | None:
+            named = (one for one in rows.values() if not id or one.id == id)
+            return next((one for one in named if all(getattr(one, k) == v for k, v in wanted.items())), None)
+
+        return self.until(found, f"a conversation {id} with {wanted}")

@@ -66,9 +66,8 @@ def test_print_mode_refuses_is_killed_and_goes_on(
     plan = seen.adapter.resume(row, Wish(str(folder), "slow", print=True))
     run = started(running, runner, plan.argv, plan.input)
     model.wait_held("slow")
-    live = seen.until_status(Status.RUNNING, "r1")
+    live = seen.until_row("r1", status=Status.RUNNING, last_prompt="slow")
     assert live.life.pid == run.pid
-    assert live.last_prompt == "slow"
     # The runner alone is killed; its program inherited no lock.
     run.process.kill()
     run.process.wait()

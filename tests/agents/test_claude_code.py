@@ -10,11 +10,11 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sessiond.model.agent_session import AgentSessionStatus as Status
@@ -68,22 +68,6 @@ def with_pid(seen: Seen, pid: int, id: str = "", other_than: str = "") -> Found:
     return seen.until(found, f"a conversation of process {pid}")
 
 
-def press_until(run: Running, seen: Seen, done: Callable[[Mapping[str, Found]], bool]) -> None:
-    """Press enter until it is heard: a dialog takes no key that comes too soon after others."""
-    pressed = 0.0
-
-    def heard(rows: Mapping[str, Found]) -> bool:
-        nonlocal pressed
-        if done(rows):
-            return True
-        if time.monotonic() - pressed > 2.0:
-            run.key("enter")
-            pressed = time.monotonic()
-        return False
-
-    seen.until(heard, "an answer to its dialog")
-
-
 # ---- print mode ---------------------------------------------------------------------------------
 
 
@@ -97,6 +81,7 @@ def test_print_mode_from_its_start_to_its_end(
     live = seen.until_status(Status.RUNNING, wish.id)
     assert (live.life.pid, live.cwd) == (run.pid, str(folder))
     assert live.life.start_time == start_time(run.pid)
+    assert run.wait_line(seen.adapter.identify) == wish.id
     assert {seen.adapter.identify(line) for line in run.lines()} == {wish.id}
 
     model.release()
@@ -141,7 +126,8 @@ def test_a_killed_one_is_stopped_though_its_entry_stays(
     wish = new(folder, "slow to die", print_mode=True)
     run = start(seen.adapter.launch(wish))
     model.wait_held("slow to die")
-    seen.until_status(Status.RUNNING, wish.id)
+    # On disk by then: killed before, it has left nothing to be shown.
+    seen.until_row(wish.id, status=Status.RUNNING, first_prompt="slow to die")
     run.kill()
     assert (home / f".claude/sessions/{run.pid}.json").exists()
     assert seen.one().status is Status.STOPPED
@@ -185,14 +171,14 @@ def test_a_subagent_shows_its_parent_and_lives_with_it(
     model.wait_held("slow search")
 
     def its(rows: Mapping[str, Found]) -> Found | None:
-        return next((row for row in rows.values() if row.parent == wish.id), None)
+        return next((row for row in rows.values() if row.parent == wish.id and row.first_prompt), None)
 
     child = seen.until(its, "a subagent")
     # Seen to begin while its conversation's process lived, or before anybody looked again at that.
     assert child.status in (Status.RUNNING, Status.UNKNOWN)
     assert str(run.pid) in (str(child.life.pid), *child.life.reason.split())
     assert child.first_prompt == "slow search"
-    assert seen.rows()[wish.id].status is Status.RUNNING
+    seen.until_status(Status.RUNNING, wish.id)
     model.release()
     assert run.wait() == 0, run.text
     assert {row.status for row in seen.rows().values()} == {Status.STOPPED}
@@ -225,7 +211,7 @@ def test_a_terminal_from_its_start_through_a_permission_to_its_end(
     waiting = seen.until_status(Status.WAITING, wish.id)
     assert waiting.life.activity == "waiting for permission"
     run.wait_text("Do you want to proceed?")
-    press_until(run, seen, lambda rows: rows[wish.id].status is not Status.WAITING)
+    run.press_until(lambda: seen.rows()[wish.id].status is not Status.WAITING)
     run.wait_text("The tool said")
     seen.until_status(Status.IDLE, wish.id)
     assert (folder / "made").exists()
@@ -248,10 +234,9 @@ def test_clear_begins_another_conversation_in_the_same_process(
     run.wait_text("/clear")
     run.key("enter")
     after = with_pid(seen, run.pid, other_than=wish.id)
-    assert after.status is Status.IDLE
-    before = seen.rows()[wish.id]
-    assert (before.status, before.first_prompt) == (Status.STOPPED, "--before")
-    assert "--session-id" in " ".join(run.family()[0].cmdline()), "the id in its command line is the old one"
+    seen.until_status(Status.IDLE, after.id)
+    seen.until_row(wish.id, status=Status.STOPPED, first_prompt="--before")
+    assert "--session-id" in psutil.Process(run.pid).cmdline(), "the id in its command line is the old one"
     run.kill()
     assert {row.status for row in seen.rows().values()} == {Status.STOPPED}
 
@@ -303,7 +288,8 @@ IN_A_NAMESPACE = """
     seen = Seen("claude-code", os.environ)
     command = [claude, "-p", "slow", "--session-id", id]
     run = subprocess.Popen(command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    live = seen.until_status("running", id)
+    # On disk by then: killed before, it has left nothing to be shown.
+    live = seen.until_row(id, status="running", first_prompt="slow")
     told = [[live.status, live.life.pid == run.pid]]
     print(json.dumps(told), flush=True)
     sys.stdin.readline()

@@ -46,9 +46,7 @@ def planned(codex: Program, running: Runner) -> Callable[..., Running]:
 
 def identified(seen: Seen, run: Running) -> str:
     """The id that its output told."""
-    run.wait_for(
-        lambda text: "thread.started" in text and "\n" in text.partition("thread.started")[2], "its id"
-    )
+    run.wait_line(seen.adapter.identify)
     ids = [id for line in run.lines() if (id := seen.adapter.identify(line))]
     assert len(ids) == 1
     return ids[0]
@@ -64,10 +62,11 @@ def test_print_mode_runs_and_ends(
     run = planned(seen.adapter.launch(Wish(str(folder), "slow print", print=True)))
     id = identified(seen, run)
     model.wait_held("slow print")
-    found = seen.until_status("running", id)
+    found = seen.until_row(
+        id, status="running", first_prompt="slow print", turn=Turn.WORKING, model="fake-model"
+    )
     assert found.life.pid in pids(run)
-    assert (found.cwd, found.first_prompt, found.turn) == (str(folder), "slow print", Turn.WORKING)
-    assert found.model == "fake-model"
+    assert found.cwd == str(folder)
     model.release()
     assert run.wait() == 0
     found = seen.one()
@@ -84,7 +83,7 @@ def test_sigkill_is_seen_though_the_lock_file_stays(
     run = planned(seen.adapter.launch(Wish(str(folder), "slow kill", print=True)))
     id = identified(seen, run)
     model.wait_held("slow kill")
-    seen.until_status("running", id)
+    seen.until_row(id, status="running", turn=Turn.WORKING)
     run.kill()
     assert (home / f".codex/thread-writer-locks/{id}.lock").exists()
     found = seen.one()
@@ -147,9 +146,8 @@ def test_it_waits_for_leave(
     run.wait_text("May I?")
     found = seen.until_status("waiting")
     assert found.life.activity == "waiting for permission"
-    run.key("enter")
-    found = seen.until_status("running", found.id)
-    assert found.activity == "using exec_command"
+    run.press_until(lambda: seen.rows()[found.id].status != "waiting")
+    seen.until_row(found.id, status="running", activity="using exec_command")
 
 
 def test_resumed_after_a_kill_its_window_is_idle(
@@ -158,7 +156,7 @@ def test_resumed_after_a_kill_its_window_is_idle(
     run = planned(seen.adapter.launch(Wish(str(folder), "slow crash", print=True)))
     id = identified(seen, run)
     model.wait_held("slow crash")
-    seen.until_status("running", id)
+    seen.until_row(id, status="running", turn=Turn.WORKING)
     run.kill()
     again = planned(seen.adapter.resume(seen.one(), Wish(str(folder))), tty=True)
     found = seen.until(lambda rows: rows[id] if rows[id].life.alive else None, "it lives again")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
 
@@ -13,7 +14,7 @@ from sessiond.testing.host import HOME
 from tests.agents.guests import Guests, Watch, status
 from tests.agents.programs import Program
 from tests.system.agents_case import Crew
-from tests.system.product import Product
+from tests.system.product import PATIENCE, Product, until
 
 # Adapter and program of what runs in CI.
 PROGRAMS = (("claude-code", "claude"), ("codex", "codex"), ("opencode", "opencode"), ("pi", "pi"))
@@ -40,8 +41,30 @@ def _only(watch: Watch) -> pb.AgentSession:
     return row
 
 
-def _press(crew: Crew, agent: str, *keys: str) -> None:
-    crew.call("SendInput", agent=agent, parts=[agents_pb2.InputPart(key=key) for key in keys])
+def _asked(rows: Mapping[str, pb.AgentSession], wanted: str) -> pb.AgentSession | None:
+    """One in a status whose first prompt is known."""
+    return next((one for one in rows.values() if status(one) == wanted and one.first_prompt), None)
+
+
+def _own(row: pb.AgentSession) -> pb.AgentSession | None:
+    """The row, once it is known by its program's own id."""
+    return None if row.id.startswith("agent:") else row
+
+
+def _press_until_asked(guests: Guests, crew: Crew, agent: str, prompt: str) -> None:
+    """Press enter in its terminal until the model has what the tool said: a dialog takes no key too soon."""
+    pressed = 0.0
+
+    def heard() -> bool:
+        nonlocal pressed
+        if any(prompt in one.ask.prompt and one.ask.result is not None for one in guests.model.requests):
+            return True
+        if time.monotonic() - pressed > 2.0:
+            crew.call("SendInput", agent=agent, parts=[agents_pb2.InputPart(key="enter")])
+            pressed = time.monotonic()
+        return False
+
+    until(heard, "an answer to its dialog")
 
 
 def test_claude_in_a_terminal_of_a_session_is_one_row_all_its_life(
@@ -51,14 +74,15 @@ def test_claude_in_a_terminal_of_a_session_is_one_row_all_its_life(
     with guests.watching() as watch:
         made = guests.launch("claude-code", crew.session, claude, "ask: touch made", labels={"team": "blue"})
         agent = made.agent.id
-        row = watch.until_status("waiting", "claude-code")
+        # Transcripts are written a little later than the registry.
+        row = watch.until(lambda rows: _asked(rows, "waiting"), "it waits for leave, and what it was asked")
         assert (row.session, row.agent, dict(row.labels)) == (crew.session, agent, {"team": "blue"})
         assert (row.cwd, row.first_prompt) == (folder, "ask: touch made")
         assert row.pid == crew.get(agent).pid
         assert _only(watch).id == made.agent_session.id
 
         # What it asks is answered in its terminal, by whoever looks at it.
-        _press(crew, agent, "enter")
+        _press_until_asked(guests, crew, agent, "touch made")
         guests.model.wait("touch made", "done", result=True)
         watch.until_status("idle", "claude-code")
         assert guests.host.path(f"{folder}/made").exists()
@@ -90,15 +114,18 @@ def test_what_is_launched_to_print_is_one_row_from_its_start(
 
         row = watch.until(lambda rows: ours(rows, "running"), "it runs")
         assert row.session == crew.session
-        others = [one for one in guests.rows() if one.agent != made.agent.id]
         # OpenCode tells its id with the end of its first step: until then nobody can say whose its row is.
-        assert [(one.adapter, status(one)) for one in others] == [("opencode", "unknown")] * (
-            name == "opencode"
-        )
+        expected = [("opencode", "unknown")] * (name == "opencode")
+
+        def others(rows: Iterable[pb.AgentSession]) -> list[tuple[str, str]]:
+            return [(one.adapter, status(one)) for one in rows if one.agent != made.agent.id]
+
+        watch.until(lambda rows: others(rows.values()) == expected, "whose is not known")
+        assert others(guests.rows()) == expected
         assert guests.model.release() == 1
         assert crew.wait(made.agent.id).exit_status == 0
         row = watch.until(
-            lambda rows: (one := ours(rows, "stopped")) and not one.id.startswith("agent:") and one,
+            lambda rows: len(rows) == 1 and (one := ours(rows, "stopped")) and _own(one),
             "it has ended, under its own id",
         )
         [listed] = guests.rows()
@@ -118,17 +145,15 @@ def test_what_a_person_starts_is_found_while_it_runs_and_stopped_once_it_is_kill
         started = guests.by_hand(program, *words, "slow answer", cwd=folder)
         guests.model.wait_held("slow answer")
         # On disk by then: killed before, it has left nothing to be shown.
-        row = watch.until(
-            lambda rows: next((one for one in rows.values() if one.first_prompt), None), "what was asked"
-        )
-        assert (row.adapter, status(row)) == (adapter, "running")
+        row = watch.until(lambda rows: _asked(rows, "running"), "what was asked, and that it works")
+        assert row.adapter == adapter
         assert (row.cwd, row.session, row.agent) == (folder, "", "")
         labelled = guests.call("LabelAgentSession", agent_session=row.id, set_labels={"mine": "yes"})
         assert dict(labelled.agent_session.labels) == {"mine": "yes"}
         guests.product.kill(row.pid, signal.SIGKILL)
         row = watch.until_status("stopped", adapter, id=row.id)
         assert dict(row.labels) == {"mine": "yes"}
-        started.wait(30)
+        started.wait(PATIENCE)
         assert _only(watch).id == row.id
 
 
@@ -184,12 +209,10 @@ def test_what_a_person_started_is_taken_over(guests: Guests, crew: Crew, folder:
     with guests.watching() as watch:
         started = guests.by_hand(claude, "-p", "slow answer", cwd=folder)
         guests.model.wait_held("slow answer")
-        row = watch.until(
-            lambda rows: next((one for one in rows.values() if one.first_prompt), None), "what was asked"
-        )
+        row = watch.until(lambda rows: _asked(rows, "running"), "what was asked, and that it works")
         taken = guests.resume(row.id, crew.session, claude, "hello again", take_over=True)
         assert taken.ended_pid == row.pid
-        assert started.wait(30) != 0
+        assert started.wait(PATIENCE) != 0
         guests.model.wait("hello again", "done")
         row = watch.until_status("idle", "claude-code", id=row.id)
         assert (row.session, row.agent, row.pid) == (

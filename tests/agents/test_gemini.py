@@ -56,9 +56,9 @@ def test_print_mode_runs_and_ends(
     plan = seen.adapter.launch(wish(folder, "slow print"))
     run = planned(plan)
     model.wait_held("slow print")
-    found = seen.until_status("running", plan.id)
+    found = seen.until_row(plan.id, status="running", first_prompt="slow print", turn=Turn.WORKING)
     assert found.life.pid in {each.pid for each in run.family()}
-    assert (found.cwd, found.first_prompt, found.turn) == (str(folder), "slow print", Turn.WORKING)
+    assert found.cwd == str(folder)
     model.release()
     assert run.wait() == 0
     assert [id for line in run.lines() if (id := seen.adapter.identify(line))] == [plan.id]
@@ -75,7 +75,7 @@ def test_one_that_a_person_started_cannot_be_told_until_it_is_gone(
     plan = seen.adapter.launch(wish(folder, "slow kill"))
     run = planned(plan, marked=False)
     model.wait_held("slow kill")
-    found = seen.until_status("unknown", plan.id)
+    found = seen.until_row(plan.id, status="unknown", turn=Turn.WORKING)
     assert found.life.reason
     run.kill()
     found = seen.one()
@@ -90,8 +90,7 @@ def test_resumed_it_is_the_same(
     before = seen.one()
     run = planned(seen.adapter.resume(before, wish(folder, "slow second")))
     model.wait_held("slow second")
-    found = seen.until_status("running", before.id)
-    assert found.last_prompt == "slow second"
+    seen.until_row(before.id, status="running", last_prompt="slow second")
     model.release()
     assert run.wait() == 0
     found = seen.one()

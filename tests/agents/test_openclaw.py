@@ -50,10 +50,9 @@ def test_it_runs_ends_goes_on_and_is_killed(
     plan = seen.adapter.launch(Wish(str(folder), "slow first", print=True, id=ID))
     assert plan.id == ID
     run = planned(plan)
-    model.wait_held("slow first", timeout=60)
-    found = seen.until_status("running", ID)
+    model.wait_held("slow first")
+    found = seen.until_row(ID, status="running", turn=Turn.WORKING, first_prompt="slow first")
     assert found.life.pid in {each.pid for each in run.family()}
-    assert (found.turn, found.first_prompt) == (Turn.WORKING, "slow first")
     model.release()
     assert run.wait() == 0
     found = seen.one()
@@ -62,9 +61,8 @@ def test_it_runs_ends_goes_on_and_is_killed(
     assert [each.role for each in seen.adapter.transcript(found, 10).messages] == ["user", "assistant"]
 
     run = planned(seen.adapter.resume(found, Wish(str(folder), "slow second", print=True)))
-    model.wait_held("slow second", timeout=60)
-    again = seen.until_status("running", ID)
-    assert (again.first_prompt, again.last_prompt) == ("slow first", "slow second")
+    model.wait_held("slow second")
+    seen.until_row(ID, status="running", first_prompt="slow first", last_prompt="slow second")
     run.kill()
     killed = seen.one()
     assert (killed.status, killed.turn) == ("stopped", Turn.WORKING)

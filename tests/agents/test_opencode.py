@@ -50,6 +50,7 @@ def planned(opencode: Program, running: Runner) -> Callable[..., Running]:
 
 def identified(seen: Seen, run: Running) -> str:
     """The id that its output told."""
+    run.wait_line(seen.adapter.identify)
     ids = {id for line in run.lines() if (id := seen.adapter.identify(line))}
     assert len(ids) == 1
     return ids.pop()
@@ -61,11 +62,9 @@ def test_in_print_mode_it_runs_ends_goes_on_and_forks(
     run = planned(seen.adapter.launch(Wish(str(folder), "slow print", MODEL, print=True)))
     model.wait_held("slow print")
     # It does not tell which conversation it has open: not stopped, and not said to run.
-    found = seen.until_status("unknown")
+    found = seen.until_row(status="unknown", first_prompt="slow print", model=MODEL, turn=Turn.WORKING)
     assert f"pid {run.pid}" in found.life.reason
-    assert (found.cwd, found.model, found.turn) == (str(folder), MODEL, Turn.WORKING)
-    assert found.first_prompt == "slow print"
-    run.wait_text("sessionID")
+    assert found.cwd == str(folder)
     id = identified(seen, run)
     assert id == found.id
     model.release()
@@ -81,8 +80,8 @@ def test_in_print_mode_it_runs_ends_goes_on_and_forks(
     plan = seen.adapter.resume(found, Wish(str(folder), "slow again", print=True))
     run = planned(plan, env={"SESSIOND_AGENT_SESSION": f"opencode:{id}"})
     model.wait_held("slow again")
-    assert (again := seen.until_status("running", id)).life.pid == run.pid
-    assert (again.first_prompt, again.last_prompt) == ("slow print", "slow again")
+    again = seen.until_row(id, status="running", first_prompt="slow print", last_prompt="slow again")
+    assert again.life.pid == run.pid
     run.kill()
     killed = seen.one()
     assert (killed.status, killed.turn) == ("stopped", Turn.WORKING)
@@ -101,11 +100,10 @@ def test_in_a_terminal_it_tells_what_it_works_on_and_waits_for(
 ) -> None:
     plan = seen.adapter.launch(Wish(str(folder), "ask: echo from the tool", MODEL))
     run = planned(plan, tty=True, env={"OPENCODE_PERMISSION": json.dumps({"bash": "ask"})})
-    found = seen.until_status("waiting")
+    found = seen.until_row(status="waiting", first_prompt="ask: echo from the tool")
     assert (found.life.pid, found.life.activity) == (run.pid, "waiting for permission")
-    assert found.first_prompt == "ask: echo from the tool"
     run.wait_text("Permission required")
-    run.key("enter")
+    run.press_until(lambda: "Permission required" not in run.text)
     run.wait_text("The tool said")
     found = seen.until(lambda rows: done(rows, found.id), "the turn has ended")
     # Between turns it does not tell; what its unit has open is known here from the turn before.

@@ -54,7 +54,7 @@ def test_print_mode_from_its_first_reply_to_its_end(
     assert live.activity == "running bash"
     assert live.cwd == str(folder)
     assert live.first_prompt == "tool: sleep 600"
-    assert any(seen.adapter.identify(line) == "chosen-1" for line in run.lines())
+    assert run.wait_line(seen.adapter.identify) == "chosen-1"
 
     run.kill()
     assert seen.one().status is Status.STOPPED
@@ -65,7 +65,8 @@ def test_a_tool_names_the_conversation_of_one_started_by_hand(
 ) -> None:
     seen = adapter("pi", pi)
     run = running(pi, "-p", "--mode", "json", "--session-id", "by-hand", "tool: sleep 600")
-    live = seen.until_status(Status.RUNNING, "by-hand")
+    # On disk by then: killed before, it has left nothing to be shown.
+    live = seen.until_row("by-hand", status=Status.RUNNING, first_prompt="tool: sleep 600")
     assert live.life.pid == run.pid
 
     os.kill(run.pid, signal.SIGKILL)

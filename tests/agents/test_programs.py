@@ -68,5 +68,5 @@ def test_claude_waits_for_a_permission_in_a_terminal(
 ) -> None:
     ran = running(claude, "tool: touch made", tty=True)
     ran.wait_text("touch made", "Do you want to proceed?")
-    ran.key("enter")
+    ran.press_until(lambda: "Do you want to proceed?" not in ran.text)
     ran.wait_text("The tool said")
