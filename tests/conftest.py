@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 RUN_MARK = "SESSIOND_TEST_RUN"
-# Seconds that things already ending are given to end.
-GRACE = 1.0
+# Seconds that things already ending are given to end, on a machine that is busy with others.
+GRACE = float(os.environ.get("SESSIOND_TEST_GRACE", "20"))
 # Variables through which a test, or what it starts, would reach the session it is run from.
 OUTSIDE = ("DBUS_SESSION_BUS_ADDRESS", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC")
 

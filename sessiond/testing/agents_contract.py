@@ -17,7 +17,7 @@ from sessiond.model.state import RESTARTING
 from sessiond.model.unit import agent_of_unit, agent_unit
 from sessiond.ports import AgentEvent, AgentGone, AgentsListed, AgentTold, AgentUnits, AgentUnitSpec, Lost
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 class AgentsHarness(Protocol):

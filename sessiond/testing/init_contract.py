@@ -27,7 +27,7 @@ from sessiond.ports import (
     UnitRemoved,
 )
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 class Harness(Protocol):

@@ -72,7 +72,7 @@ class SystemdHarness:
             "a session",
             self.folder,
             [sys.executable, "-I", "-S", str(STAND_IN), *words],
-            start_timeout=15.0,
+            start_timeout=60.0,
             stop_timeout=0.3 if behaviour == "stubborn" else 10.0,
         )
 

@@ -425,7 +425,7 @@ async def test_a_start_and_a_stop_over_a_reexec(real: SystemdAgentsHarness) -> N
         stop = asyncio.create_task(real.units.stop(agent))
         await watcher.until("it is being stopped", lambda: watcher.units[agent].job == "stop")
         await real.systemctl("daemon-reexec")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await stop
         assert (await watcher.until_ended(agent)).status.exit_signal == "SIGKILL"
 

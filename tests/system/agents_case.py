@@ -15,9 +15,8 @@ from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from sessiond.rpc._generated.v1 import agents_pb2_grpc
 from sessiond.rpc.address import unix_address
 from sessiond.rpc.status import from_rpc_error
-from tests.system.product import STATE, Product, until
+from tests.system.product import PATIENCE, STATE, Product, until
 
-TIMEOUT = 60.0
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -36,7 +35,7 @@ class Crew:
         """Let go of the channel."""
         self._channel.close()
 
-    def call(self, method: str, *, within: float = TIMEOUT, **fields: Any) -> Any:
+    def call(self, method: str, *, within: float = PATIENCE, **fields: Any) -> Any:
         """One call of AgentsService; raises SessiondError."""
         request = getattr(pb, f"{method}Request")(session=self.session, **fields)
         try:

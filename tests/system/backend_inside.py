@@ -347,7 +347,7 @@ async def test_a_start_over_a_reexec(real: SystemdHarness) -> None:
         await real.systemctl("daemon-reexec")
         await watcher.until_state(session, SessionState.STARTING)
         await real.release(session)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await start
 
 
@@ -357,7 +357,7 @@ async def test_the_bus_stopped_and_started(real: SystemdHarness) -> None:
         await real.systemctl("stop", "dbus.socket", "dbus.service")
         await watcher.until("it is lost", lambda: watcher.reachable is False)
         with pytest.raises(Unreachable) as caught:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(60):
                 await real.init.info()
         assert caught.value.code == "init_unavailable"
         assert caught.value.hint
@@ -373,7 +373,7 @@ async def test_the_bus_stopped_and_started(real: SystemdHarness) -> None:
 
 
 async def test_a_thousand_requests_at_once_are_answered(real: SystemdHarness) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         found = await asyncio.gather(*(real.init.limits(new_id()) for _ in range(1000)))
     assert found == [{}] * 1000
 
@@ -384,7 +384,7 @@ async def test_the_journal_of_a_session(real: SystemdHarness) -> None:
         session = unit.name.removeprefix("sessiond-session@").removesuffix(".service")
         # The journal takes what was written as it comes to it, and tells nobody when it has.
         lines: list[str] = []
-        for _ in range(100):
+        for _ in range(600):
             lines = await real.init.last_log(session, 50)
             if any("stand-in: ready" in line for line in lines) and any("Started" in line for line in lines):
                 break

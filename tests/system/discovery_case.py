@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import threading
 import uuid
@@ -18,11 +19,13 @@ from sessiond.errors import SessiondError
 from sessiond.rpc._generated.v1 import discovery_pb2 as pb
 from sessiond.rpc._generated.v1 import system_pb2
 from sessiond.rpc.status import from_rpc_error
-from tests.system.product import HOME, SUPERVISOR, Product, until
+from tests.system.product import HOME, PATIENCE, SUPERVISOR, Product, until
 
 CLAUDE = f"{HOME}/.claude"
 CODEX = f"{HOME}/.codex"
 CONFIG = f"{HOME}/.config/sessiond/config.toml"
+# Adapters are given up soon, and yet not for being kept waiting on a busy machine.
+HASTY = "[adapters]\ndeadline = 2.0\n"
 # Registers the process that runs it as Claude Code does, under whose name, then stays.
 REGISTERED = """
 import json, os, sys, time
@@ -256,7 +259,7 @@ class Watch:
         elif kind == "removed":
             self.rows.pop(change.removed.id, None)
 
-    def until(self, test: Callable[[Watch], Any], what: str, *, timeout: float = 60.0) -> None:
+    def until(self, test: Callable[[Watch], Any], what: str, *, timeout: float = PATIENCE) -> None:
         """Wait until it holds of all that was told so far."""
         with self._room:
             self._room.wait_for(lambda: test(self) or self._ended, timeout)
@@ -264,14 +267,14 @@ class Watch:
 
     def ended(self) -> SessiondError | None:
         """Wait for its end."""
-        self._thread.join(60)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
         return self.error
 
     def close(self) -> None:
         """Follow no longer."""
         self._stream.cancel()
-        self._thread.join(60)
+        self._thread.join(PATIENCE)
 
     # ---- what was told
 
@@ -304,7 +307,7 @@ def watching(product: Product, *adapters: str, stopped: bool = True) -> Iterator
     request.filter.adapters.extend(adapters)
     with ExitStack() as stack:
         client = stack.enter_context(product.client())
-        watch = Watch(client.discovery.WatchAgentSessions(request, timeout=300))
+        watch = Watch(client.discovery.WatchAgentSessions(request, timeout=600))
         stack.callback(watch.close)
         watch.until(lambda one: one.current, "the first part")
         yield watch
@@ -328,6 +331,21 @@ def finder_of(product: Product, adapter: str, *, besides: int = 0) -> int:
     return until(
         lambda: pid if (pid := finders(product).get(name, 0)) != besides else 0, f"a process of {adapter}"
     )
+
+
+def while_away(product: Product, asked: Callable[[], Any], expected: Any) -> None:
+    """Ask until the answer is as expected while Claude Code's adapter is away. Where it was back before the
+    question was through, it is stopped again: each time it stays away for longer."""
+
+    def answered() -> bool:
+        if asked() == expected:
+            return True
+        if now := finders(product).get("find:claude-cod"):
+            product.kill(now, signal.SIGSTOP)
+            listed(product, "claude-code", refresh=True)
+        return False
+
+    until(answered, f"{expected}")
 
 
 @contextmanager

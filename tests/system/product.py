@@ -23,6 +23,9 @@ from sessiond.testing.host import HOME, Host
 
 T = TypeVar("T")
 
+# Seconds after which what a test waits for is held to come no more; a machine may be busy with other things.
+PATIENCE = 120.0
+
 SUPERVISOR = "sessiond.service"
 STATE = f"{HOME}/.local/state/sessiond"
 # Outside the roots of discovery: what lies here is known by the state folder's links alone.
@@ -55,7 +58,7 @@ _STATES = {
 }
 
 
-def until(test: Callable[[], T | None], what: str, *, timeout: float = 30.0) -> T:
+def until(test: Callable[[], T | None], what: str, *, timeout: float = PATIENCE) -> T:
     """Ask again until the answer is true, and return it; fails with what was waited for and the last answer.
 
     For what gives no signal to a test: everything that does is waited for with `sessionctl wait` or events.
@@ -104,7 +107,7 @@ class Product:
     @contextmanager
     def client(self) -> Iterator[Supervisor]:
         """A channel of its own to the supervisor."""
-        with Supervisor(self.socket, timeout=30.0) as supervisor:
+        with Supervisor(self.socket, timeout=PATIENCE) as supervisor:
             yield supervisor
 
     def info(self) -> system_pb2.GetInfoResponse:
@@ -115,7 +118,7 @@ class Product:
             )
             return response
 
-    def serving(self, *, besides: int = 0, timeout: float = 30.0) -> int:
+    def serving(self, *, besides: int = 0, timeout: float = PATIENCE) -> int:
         """Wait until a supervisor serves whose pid (inside) is not ``besides``; returns its pid."""
 
         def pid() -> int:
@@ -161,15 +164,15 @@ class Product:
 
     # ---- sessionctl
 
-    def ctl(self, *words: str, timeout: float = 60.0) -> str:
+    def ctl(self, *words: str, timeout: float = PATIENCE) -> str:
         """What sessionctl prints; an exit status other than 0 fails the test."""
         return self.host.sessionctl(*words, timeout=timeout).stdout
 
-    def json(self, *words: str, timeout: float = 60.0) -> Any:
+    def json(self, *words: str, timeout: float = PATIENCE) -> Any:
         """What sessionctl prints with --json."""
         return json.loads(self.ctl(words[0], "--json", *words[1:], timeout=timeout))
 
-    def refused(self, exit_code: int, *words: str, timeout: float = 60.0) -> dict[str, Any]:
+    def refused(self, exit_code: int, *words: str, timeout: float = PATIENCE) -> dict[str, Any]:
         """The error that sessionctl prints with --json when it exits with this status."""
         done = self.host.sessionctl(words[0], "--json", *words[1:], check=False, timeout=timeout)
         said = f"sessionctl {' '.join(words)}: exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -199,7 +202,7 @@ class Product:
         found: dict[str, str] = changed["limits"]
         return found
 
-    def wait(self, session: str, *states: str, timeout: int = 30) -> None:
+    def wait(self, session: str, *states: str, timeout: int = int(PATIENCE)) -> None:
         """What `sessionctl wait` does: returns when it is in one of the states."""
         request = sessions_pb2.WaitSessionRequest(
             session=session, states=[STATE_NUMBERS[state] for state in states]
@@ -285,6 +288,16 @@ class Product:
             f"a new main process of {daemon_unit(session)}",
         )
 
+    def back(self, session: str, besides: int) -> int:
+        """Wait until another main process than ``besides`` serves, for systemd and for the supervisor, which
+        may hear of it later than systemctl tells it; returns its pid."""
+
+        def served() -> int:
+            pid, row = self.pid(session), self.row(session)
+            return pid if pid not in (0, besides) and (row["pid"], row["state"]) == (pid, "active") else 0
+
+        return until(served, f"another daemon of {session} that serves")
+
     def processes(self, session: str) -> list[int]:
         """Pids inside of all processes of a session, from its slice's cgroup."""
         group = self.host.show(session_slice(session), "ControlGroup").get("ControlGroup", "")
@@ -293,7 +306,7 @@ class Product:
         script = f'find "/sys/fs/cgroup{group}" -name cgroup.procs -exec cat {{}} + 2>/dev/null || true'
         return sorted(map(int, self.host.run(["sh", "-c", script]).stdout.split()))
 
-    def agrees(self, *, timeout: float = 10.0) -> list[dict[str, Any]]:
+    def agrees(self, *, timeout: float = PATIENCE) -> list[dict[str, Any]]:
         """Wait until each row of `sessionctl list` is what systemd says now; returns the rows.
 
         Signals take their time, so a difference counts only when it stays.
@@ -425,6 +438,7 @@ __all__ = [
     "HOME",
     "INSIDE_ROOTS",
     "OUTSIDE_ROOTS",
+    "PATIENCE",
     "STATE",
     "SUPERVISOR",
     "Product",

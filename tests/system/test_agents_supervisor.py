@@ -14,7 +14,7 @@ from sessiond.model.unit import daemon_unit
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from sessiond.rpc._generated.v1 import sessions_pb2
 from tests.system.agents_case import Crew, state
-from tests.system.product import STATE, Product, until
+from tests.system.product import PATIENCE, STATE, Product, until
 
 FOR_EVER = "while :; do sleep 1000; done"
 
@@ -218,9 +218,9 @@ def test_a_stream_ends_with_the_supervisor_and_the_next_one_goes_on_where_it_was
 
     thread = threading.Thread(target=reader)
     thread.start()
-    assert flows.wait(30)
+    assert flows.wait(PATIENCE)
     product.kill_supervisor()
-    thread.join(30)
+    thread.join(PATIENCE)
     assert [one.code for one in failed] == ["supervisor_unreachable"]
     crew.stop(agent.id)
     request.offset = len(received)

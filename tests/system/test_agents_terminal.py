@@ -17,7 +17,7 @@ import pytest
 from sessiond.errors import Unreachable
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from tests.system.agents_case import Crew, crew_of, state
-from tests.system.product import Product, until
+from tests.system.product import PATIENCE, Product, until
 
 KILLS = 20
 # Bytes must have flowed within so many seconds before and after a kill, or it is no test.
@@ -63,7 +63,7 @@ def test_a_kill_at_any_moment_of_a_flood_loses_and_doubles_nothing(crew: Crew) -
         before = record.stat().st_size
         return until(lambda: record.stat().st_size > before, "the record to grow")
 
-    for _ in range(KILLS * 2):
+    for _ in range(KILLS * 4):
         grown()
         pid = host.outer_pid(crew.product.pid(crew.session))
         grown()
@@ -120,7 +120,7 @@ class Attached:
     def __init__(self, crew: Crew, agent: str, **start: Any) -> None:
         self._said: queue.Queue[pb.AttachAgentRequest | None] = queue.Queue()
         self.say(session=crew.session, start=pb.AttachStart(agent=agent, **start))
-        self._call = crew.stub.AttachAgent(iter(self._said.get, None), wait_for_ready=True, timeout=60)
+        self._call = crew.stub.AttachAgent(iter(self._said.get, None), wait_for_ready=True, timeout=PATIENCE)
         self.screen = next(self._call).screen
         self.seen = b""
 

@@ -16,7 +16,7 @@ def run_inside(host: Host, *arguments: str) -> int:
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
         cwd=str(Path(__file__).resolve().parents[2]),
         env={BUS: f"unix:path={host.runtime_dir}/bus", "PYTHONDONTWRITEBYTECODE": "1"},
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -13,7 +13,7 @@ from sessiond.errors import SessiondError
 from sessiond.model.unit import daemon_unit
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from tests.system.agents_case import Crew, crew_of, state
-from tests.system.product import HOME, STATE, Product, until
+from tests.system.product import HOME, PATIENCE, STATE, Product, until
 
 CONFIG = f"{HOME}/.config/sessiond/config.toml"
 FOR_EVER = "while :; do sleep 1000; done"
@@ -45,7 +45,7 @@ def row(product: Product, agent: pb.Agent) -> dict[str, Any]:
 def pieces(crew: Crew, agent: str) -> list[pb.StreamRecordResponse]:
     """All that is held of what it printed."""
     request = pb.StreamRecordRequest(session=crew.session, agent=agent)
-    return list(crew.stub.StreamRecord(request, timeout=60))
+    return list(crew.stub.StreamRecord(request, timeout=PATIENCE))
 
 
 # ---- no room
@@ -173,7 +173,7 @@ def test_after_a_power_cut_a_session_at_rest_tells_what_ran_and_starts_it_again_
     assert product.host.sessionctl("wait", f"{session}/lost", check=False).returncode == 125
     assert product.ctl("output", f"{session}/lost") == "before\n"
     assert product.ctl("screen", f"{session}/tty").startswith("on screen")
-    assert set(product.ctl("output", f"{session}/flood", timeout=120).split()) == {"line"}
+    assert set(product.ctl("output", f"{session}/flood").split()) == {"line"}
     product.ctl("start", session)
     with crew_of(product, session) as crew:
         now = crew.wait(tty.id, "running")
@@ -230,8 +230,7 @@ def test_garbage_in_agents_folders_spoils_no_other_agent_and_is_told(product: Pr
         script.append(f"ln -s /etc {agents}/{'d' * 16}; mkdir {agents}/other; echo y > {agents}/file")
         product.host.run(["sh", "-c", "\n".join(script)])
         product.kill(pid)
-        product.new_pid(session, besides=pid)
-        product.wait(session, "active")
+        product.back(session, besides=pid)
         assert crew.wait(good.id, "running").pid == good.pid
         assert crew.get(fine.id).exit_status == 5
         assert crew.lines(fine.id) == ["fine"]
@@ -272,9 +271,9 @@ def test_garbage_in_agents_folders_spoils_no_other_agent_and_is_told(product: Pr
 
 
 def answered(crew: Crew, method: str, agent: str, **fields: Any) -> None:
-    """Ask; an error must be one of ours, with a code that says what is wrong, and soon."""
+    """Ask; an error must be one of ours, with a code that says what is wrong."""
     try:
-        crew.call(method, agent=agent, within=20.0, **fields)
+        crew.call(method, agent=agent, **fields)
         code = ""
     except SessiondError as error:
         code = error.code

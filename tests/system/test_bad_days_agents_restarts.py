@@ -20,7 +20,7 @@ from sessiond.rpc._generated.v1 import agents_pb2_grpc, sessions_pb2
 from sessiond.rpc.address import unix_address
 from sessiond.rpc.status import from_rpc_error
 from tests.system.agents_case import Crew, crew_of
-from tests.system.product import Product
+from tests.system.product import PATIENCE, Product
 
 SESSIONCTL = str(Path(sys.executable).parent / "sessionctl")
 # A restart at each of so many instants, which lie so many seconds apart from the new process's first on: to
@@ -52,7 +52,7 @@ def asked(crew: Crew) -> Iterator[list[SessiondError]]:
                 stub = agents_pb2_grpc.AgentsServiceStub(channel)
                 try:
                     while not over.is_set():
-                        stub.ListAgents(request, timeout=10)
+                        stub.ListAgents(request, timeout=PATIENCE)
                 except grpc.RpcError as error:
                     if error.code() is grpc.StatusCode.CANCELLED:
                         continue
@@ -99,7 +99,7 @@ def test_a_restart_at_any_instant_of_a_start_keeps_terminals(crew: Crew, how: st
             assert product.host.show(agent.unit, "MainPID")["MainPID"] == str(agent.pid)
     assert not faults, faults
     product.write(f"{folder}/stop", "")
-    out, err = following.communicate(timeout=60)
+    out, err = following.communicate(timeout=PATIENCE)
     assert following.returncode == 0, err
     lines = out.splitlines()
     assert lines == [*(str(n) for n in range(1, len(lines))), "last"]

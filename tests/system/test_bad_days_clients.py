@@ -20,7 +20,7 @@ import pytest
 
 from sessiond.errors import AlreadyExists, SessiondError
 from sessiond.rpc._generated.v1 import daemon_pb2, daemon_pb2_grpc, events_pb2, events_pb2_grpc, sessions_pb2
-from tests.system.product import SUPERVISOR, Product, daemon_unit, until
+from tests.system.product import PATIENCE, SUPERVISOR, Product, daemon_unit, until
 
 # A client that falls behind is let go when so many events wait for it; what the transport holds comes on top.
 READER_BUFFER = 50
@@ -45,8 +45,9 @@ GARBAGE = {
 
 def _connect(path: Path) -> socket.socket:
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    client.settimeout(5)
+    client.settimeout(PATIENCE)
     client.connect(str(path))
+    client.settimeout(5)
     return client
 
 
@@ -88,7 +89,7 @@ def _daemon_info(product: Product, session: str, asked: str = "") -> daemon_pb2.
     with grpc.insecure_channel(f"unix:{product.daemon_socket(session)}") as channel:
         stub = daemon_pb2_grpc.SessionDaemonServiceStub(channel)
         response: daemon_pb2.GetDaemonInfoResponse = stub.GetDaemonInfo(
-            daemon_pb2.GetDaemonInfoRequest(session=asked or session), timeout=20
+            daemon_pb2.GetDaemonInfoRequest(session=asked or session), timeout=PATIENCE
         )
         return response
 
@@ -110,7 +111,7 @@ def test_a_client_that_reads_nothing_is_let_go_alone_and_costs_no_memory(impatie
     unread = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 4096))
     with grpc.insecure_channel(f"unix:{product.socket}", options=unread) as lazy, product.client() as keen:
         stub: Any = events_pb2_grpc.EventsServiceStub(lazy)
-        lazy_call = stub.WatchEvents(events_pb2.WatchEventsRequest(), timeout=120)
+        lazy_call = stub.WatchEvents(events_pb2.WatchEventsRequest(), timeout=2 * PATIENCE)
         assert next(lazy_call).HasField("cursor")
         keen_call = keen.events.WatchEvents(events_pb2.WatchEventsRequest())
         assert next(keen_call).HasField("cursor")
@@ -138,7 +139,7 @@ def test_a_client_that_reads_nothing_is_let_go_alone_and_costs_no_memory(impatie
         product.ctl("annotate", session, "last=1")
         until(lambda: len(read) > sent, "the reader that reads has the next event")
         keen_call.cancel()
-        reader.join(10)
+        reader.join(PATIENCE)
         assert not reader.is_alive()
     assert grown < 16 * 1024 * 1024, f"the supervisor grew by {grown} bytes for one that reads nothing"
     assert product.info().pid == product.supervisor_pid()
@@ -174,7 +175,7 @@ def _at_once(product: Product, calls: int, call: Callable[[Any, int], Any]) -> l
 
     def one(number: int) -> Any:
         with product.client() as client:
-            barrier.wait(20)
+            barrier.wait(PATIENCE)
             try:
                 return call(client, number)
             except SessiondError as error:
@@ -238,7 +239,7 @@ def test_of_many_sessionctl_new_on_one_path_at_once_one_wins_and_the_others_get_
     folder = product.folder()
     program = Path(sys.executable).parent / "sessionctl"
     running = [product.host.popen([program, "new", folder, "--json"]) for _ in range(6)]
-    said = [one.communicate(timeout=60)[0] for one in running]
+    said = [one.communicate(timeout=PATIENCE)[0] for one in running]
     assert Counter(one.returncode for one in running) == {0: 1, 4: 5}, said
     for one, text in zip(running, said, strict=True):
         if one.returncode:

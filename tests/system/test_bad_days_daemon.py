@@ -8,6 +8,7 @@ import pytest
 
 from sessiond.model.unit import CLD_KILLED
 from tests.system.product import (
+    PATIENCE,
     SUPERVISOR,
     Product,
     agents_slice,
@@ -27,8 +28,7 @@ def test_a_killed_daemon_comes_back_ten_times_in_a_row(product: Product) -> None
     for count in range(1, 11):
         mark, pid = product.cursor(), product.pid(session)
         product.kill(pid)
-        again = product.new_pid(session, besides=pid)
-        product.wait(session, "active")
+        again = product.back(session, besides=pid)
         row = product.row(session)
         assert (row["state"], row["pid"], row["restarts"]) == ("active", again, count)
         assert int(product.unit(session)["NRestarts"]) == count
@@ -46,7 +46,7 @@ def test_a_daemon_killed_again_and_again_ends_in_error_with_the_reason(product: 
     session, name = made["id"], made["name"]
     mark = product.cursor()
     kills, pid = 0, product.pid(session)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while product.unit(session)["ActiveState"] != "failed":
         assert time.monotonic() < deadline, f"not failed after {kills} kills"
         if pid:
@@ -90,7 +90,7 @@ def test_a_daemon_that_cannot_start_says_why_and_starts_once_it_can(product: Pro
     # A socket's place that is taken by a folder: the daemon itself refuses.
     socket = f"{product.host.runtime_dir}/sessiond/sessions/{session}.sock"
     product.host.run(["mkdir", "-p", f"{socket}/in-the-way"])
-    error = product.refused(4, "start", session, timeout=90)
+    error = product.refused(4, "start", session)
     assert error["code"] == "start_failed"
     assert product.state(session) in ("error", "starting")
     product.ctl("stop", session)
@@ -161,8 +161,7 @@ def test_kill_by_systemctl_brings_the_daemon_back_and_keeps_what_runs(product: P
     agent = _agent(product, session)
     pid, mark = product.pid(session), product.cursor()
     product.host.systemctl("kill", "--kill-whom=main", f"--signal={signal}", daemon_unit(session))
-    again = product.new_pid(session, besides=pid)
-    product.wait(session, "active")
+    again = product.back(session, besides=pid)
     assert product.moves(mark, session)[-1] == ("starting", "active")
     assert sorted(product.processes(session)) == sorted([again, agent])
     [row] = product.agrees()
@@ -174,8 +173,7 @@ def test_restart_by_systemctl_is_one_and_keeps_what_runs(product: Product) -> No
     agent = _agent(product, session)
     pid = product.pid(session)
     product.host.systemctl("restart", daemon_unit(session))
-    again = product.new_pid(session, besides=pid)
-    product.wait(session, "active")
+    again = product.back(session, besides=pid)
     assert sorted(product.processes(session)) == sorted([again, agent])
     [row] = product.agrees()
     assert row["restarts"] == int(product.unit(session)["NRestarts"]) == 0
@@ -187,8 +185,7 @@ def test_the_verbs_kill_and_restart_do_the_same(product: Product) -> None:
     for verb in (("kill",), ("kill", "--signal", "TERM"), ("restart",)):
         pid = product.pid(session)
         product.ctl(verb[0], session, *verb[1:])
-        again = product.new_pid(session, besides=pid)
-        product.wait(session, "active")
+        again = product.back(session, besides=pid)
         assert sorted(product.processes(session)) == sorted([again, agent]), verb
     product.agrees()
 

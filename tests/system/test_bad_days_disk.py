@@ -193,7 +193,7 @@ def _locked(product: Product) -> Iterator[None]:
         yield
     finally:
         holder.stdin.close()
-        assert holder.wait(30) == 0
+        assert holder.wait(120) == 0
 
 
 def test_a_locked_database_fails_what_must_be_stored_and_nothing_else(product: Product) -> None:

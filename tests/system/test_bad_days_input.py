@@ -45,8 +45,7 @@ def test_paths_with_odd_characters_work_all_the_way(product: Product) -> None:
     for pid in pids.values():
         product.kill(pid)
     for session, pid in pids.items():
-        product.new_pid(session, besides=pid)
-        product.wait(session, "active")
+        product.back(session, besides=pid)
     _all_run_in_their_workspaces(product, sessions)
     # Shown as one line each, whatever is in them.
     text = product.ctl("list")

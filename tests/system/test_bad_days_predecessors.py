@@ -16,6 +16,7 @@ from sessiond.testing.host import GUEST, HOME
 from tests.system.product import (
     INSIDE_ROOTS,
     OUTSIDE_ROOTS,
+    PATIENCE,
     STATE,
     SUPERVISOR,
     Product,
@@ -73,7 +74,7 @@ def test_a_recycled_pid_is_shown_running(product: Product) -> None:
         assert product.host.path(f"/proc/{pid}/comm").read_text() == "sleep\n"
     finally:
         product.kill(pid)
-        other.wait(10)
+        other.wait(PATIENCE)
 
 
 def test_a_stored_running_is_shown_after_a_crash_and_stop_is_refused(fresh_product: MakeProduct) -> None:
@@ -111,7 +112,7 @@ def test_a_zombie_holds_the_singleton(product: Product) -> None:
         assert product.start_supervisor() not in (0, pid)
     finally:
         parent.kill()
-        parent.wait(10)
+        parent.wait(PATIENCE)
 
 
 def test_starting_kills_what_looks_like_one_of_ours(product: Product) -> None:
@@ -156,7 +157,7 @@ def test_a_kill_is_not_final(product: Product) -> None:
     # A stop that comes while systemd is about to restart it.
     assert product.json("stop", session)[0]["state"] == "inactive"
     assert product.processes(session) == []
-    product.ctl("wait", session, "--state", "inactive", "--timeout", "5")
+    product.ctl("wait", session, "--state", "inactive", "--timeout", "60")
     assert product.moves(mark, session)[-1][1] == "inactive"
     product.agrees()
 
@@ -183,10 +184,10 @@ def test_everything_asked_is_healthy(product: Product) -> None:
     with grpc.insecure_channel(f"unix:{product.socket}") as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         for name in ("", "sessiond.v1.SessionsService"):
-            answer = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=20)
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         with pytest.raises(grpc.RpcError) as unknown:
-            stub.Check(health_pb2.HealthCheckRequest(service="no.such.Service"), timeout=20)
+            stub.Check(health_pb2.HealthCheckRequest(service="no.such.Service"), timeout=PATIENCE)
         assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
 
 

@@ -11,7 +11,7 @@ import pytest
 from sessiond.errors import SessiondError
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from tests.system.agents_case import Crew, crew_of, state
-from tests.system.product import Product, until
+from tests.system.product import PATIENCE, Product, until
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_terminal_has_no_size_and_attach_replays_nothing(crew: Crew) -> None:
     agent = crew.sh("stty size; echo drawn; sleep 1000", tty=True, columns=101, rows=33)
     crew.printed(agent.name, "drawn")
     start = pb.AttachAgentRequest(session=crew.session, start=pb.AttachStart(agent=agent.name))
-    replies = crew.stub.AttachAgent(iter([start]), timeout=30)
+    replies = crew.stub.AttachAgent(iter([start]), timeout=PATIENCE)
     first = next(replies)
     replies.cancel()
     assert b"33 101" in first.screen.data

@@ -17,6 +17,7 @@ from tests.system.agents_case import crew_of, state
 from tests.system.discovery_case import (
     CLAUDE,
     CODEX,
+    HASTY,
     Programs,
     Row,
     configured,
@@ -31,6 +32,7 @@ from tests.system.discovery_case import (
     row_of,
     transcript_path,
     watching,
+    while_away,
 )
 from tests.system.product import HOME, STATE, Product, until
 
@@ -147,17 +149,18 @@ def test_a_live_agent_is_shown_stopped_where_its_adapter_timed_out_and_nobody_is
 ) -> None:
     session = programs.transcript(product.folder())
     pid = programs.claude(session)
-    with configured(product, "[adapters]\ndeadline = 0.5\n"), watching(product, "claude-code") as watch:
+    with configured(product, HASTY), watching(product, "claude-code") as watch:
         finder = finder_of(product, "claude-code")
         product.kill(finder, signal.SIGSTOP)
         row = listed(product, refresh=True)[session]
         assert (row.status, row.pid, row.stale) == ("running", pid, True)
-        [(code, path)] = problems(product, "claude-code")
-        assert (code, path) == ("adapter_timeout", "")
-        assert "claude-code" in doctors_word(product)[1]
         watch.until(lambda one: one.trouble("claude-code")[-1:] == [""], "it is well again")
         assert watch.trouble("claude-code") == ["adapter_timeout", ""]
         assert watch.statuses(session) == ["running"]
+        # And whoever asks is told.
+        while_away(product, lambda: problems(product, "claude-code").keys(), {("adapter_timeout", "")})
+        while_away(product, lambda: "claude-code" in doctors_word(product)[1], True)
+        assert set(watch.statuses(session)) == {"running"}
 
 
 # ---- a recycled pid is shown running

@@ -18,6 +18,7 @@ from sessiond.rpc._generated.v1 import sessions_pb2
 from tests.system.product import (
     HOME,
     INSIDE_ROOTS,
+    PATIENCE,
     STATE,
     SUPERVISOR,
     Product,
@@ -57,12 +58,12 @@ class Cut:
 
         thread = threading.Thread(target=run)
         thread.start()
-        assert ready.wait(10)
+        assert ready.wait(PATIENCE)
         # The instant of the kill is what is varied; nothing is waited for.
         time.sleep(delay)
         with contextlib.suppress(ProcessLookupError):
             os.kill(outer, signal.SIGKILL)
-        thread.join(60)
+        thread.join(PATIENCE)
         assert not thread.is_alive(), "the call never ended"
         product.serving(besides=pid)
 
@@ -189,7 +190,7 @@ def test_a_second_supervisor_is_refused_and_the_first_is_unharmed(product: Produ
     session = product.started()["id"]
     first, inode = product.supervisor_pid(), product.socket.stat().st_ino
     launcher = f"{HOME}/.local/share/sessiond/launcher"
-    second = product.host.run([launcher], check=False, timeout=20)
+    second = product.host.run([launcher], check=False)
     assert second.returncode == 1
     assert "running already" in second.stderr
     assert "Traceback" not in second.stderr
@@ -226,7 +227,7 @@ def test_a_runtime_folder_that_is_a_symlink_is_refused(product: Product) -> None
     product.host.run(["sh", "-c", f"rm -rf {folder} && ln -s {target} {folder} && chmod 755 {target}"])
     try:
         launcher = f"{HOME}/.local/share/sessiond/launcher"
-        done = product.host.run([launcher], check=False, timeout=20)
+        done = product.host.run([launcher], check=False)
         assert done.returncode == 1
         assert folder in done.stderr
         assert "Traceback" not in done.stderr
@@ -245,7 +246,7 @@ def test_a_runtime_folder_of_another_user_is_refused(product: Product) -> None:
     product.stop_supervisor()
     product.host.run(["sh", "-c", f"rm -rf {folder}; mkdir -m 777 {folder}"], user=False)
     try:
-        done = product.host.run([f"{HOME}/.local/share/sessiond/launcher"], check=False, timeout=20)
+        done = product.host.run([f"{HOME}/.local/share/sessiond/launcher"], check=False)
         assert done.returncode == 1
         assert "belongs to" in done.stderr
         assert product.host.run(["ls", "-A", folder]).stdout == ""
@@ -258,7 +259,7 @@ def test_a_runtime_folder_of_another_user_is_refused(product: Product) -> None:
 def test_a_supervisor_that_hangs_is_restarted_by_the_watchdog(product: Product) -> None:
     session = product.started()["id"]
     before = product.unit(session)
-    product.user_unit_drop_in(SUPERVISOR, "[Service]\nWatchdogSec=2\n")
+    product.user_unit_drop_in(SUPERVISOR, "[Service]\nWatchdogSec=4\n")
     pid = product.restart_supervisor()
     product.kill(pid, signal.SIGSTOP)
     product.serving(besides=pid)

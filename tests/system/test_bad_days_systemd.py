@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 
 from sessiond.errors import SessiondError
-from tests.system.product import SUPERVISOR, Product, daemon_unit, starter_unit, until
+from tests.system.product import PATIENCE, SUPERVISOR, Product, daemon_unit, starter_unit, until
 
 MakeProduct = Callable[..., Product]
 
@@ -137,9 +137,8 @@ def test_a_daemon_killed_during_reexec_is_told_right(product: Product) -> None:
     reexec = product.host.popen(["systemctl", "--user", "daemon-reexec"])
 
     os.kill(outer, signal.SIGKILL)
-    assert reexec.wait(30) == 0
-    again = product.new_pid(session, besides=pid)
-    product.wait(session, "active")
+    assert reexec.wait(PATIENCE) == 0
+    again = product.back(session, besides=pid)
     [row] = product.agrees()
     assert row["pid"] == again
 

@@ -20,7 +20,7 @@ from tests.system.product import (
 MakeProduct = Callable[..., Product]
 
 # How long each session daemon takes before it even begins, where a test slows them (seconds).
-SLOW = 2
+SLOW = 5
 
 
 def _moments(product: Product, unit: str) -> tuple[int, int]:

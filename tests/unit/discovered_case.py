@@ -26,7 +26,7 @@ AGENT = "a" * 16
 MARK = f"{SESSION}-{AGENT}"
 BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
 ALL = Choice(stopped=True)
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 def found(conversation: str, adapter: str = "claude-code", *, minutes: int = 0, **fields: Any) -> Found:

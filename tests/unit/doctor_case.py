@@ -118,7 +118,7 @@ class Made:
             "settings": None,
             "socket": self.paths.socket,
             "root": self.root,
-            "deadline": 10.0,
+            "deadline": 60.0,
         }
         with suppress(SessiondError):
             usual["settings"] = config.load(self.paths.config_file, self.environ)

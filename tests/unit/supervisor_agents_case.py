@@ -36,7 +36,7 @@ from sessiond.supervisor.rest_output import RestOutput
 from sessiond.terminal.emulator import make_screen
 from sessiond.testing.fake_init import FakeInit
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Daemon(agents_pb2_grpc.AgentsServiceServicer):

@@ -64,7 +64,7 @@ def append(path: Path, data: bytes) -> None:
 async def until_grown(outputs: Outputs, size: int) -> None:
     """Return when so much was noticed, waking by the pulse alone."""
     agent = Spec().id
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while outputs.facts(agent).end < size:
             await outputs.listen(agent).wait()
 

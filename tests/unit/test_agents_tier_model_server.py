@@ -39,7 +39,7 @@ def model() -> Iterator[ModelServer]:
 
 
 def _post(model: ModelServer, path: str, body: Body | bytes) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", model.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", model.port, timeout=60)
     try:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         connection.request("POST", path, raw, {"Content-Type": "application/json"})
@@ -50,7 +50,7 @@ def _post(model: ModelServer, path: str, body: Body | bytes) -> tuple[int, bytes
 
 
 def _get(model: ModelServer, path: str) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", model.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", model.port, timeout=60)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
@@ -265,7 +265,7 @@ def test_a_slow_answer_may_end_by_itself(model: ModelServer) -> None:
 
 def test_a_program_that_hangs_up_is_noticed(model: ModelServer) -> None:
     path, body = _requests("slow please", stream=True)["anthropic"]
-    connection = http.client.HTTPConnection("127.0.0.1", model.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", model.port, timeout=60)
     connection.request("POST", path, json.dumps(body))
     model.wait_held("slow")
     # The response was not taken: its socket is the connection's own.

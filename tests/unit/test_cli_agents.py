@@ -396,10 +396,10 @@ def test_logs_of_an_agent_are_those_of_its_unit(daemons: Daemons, tmp_path: Path
     shop.add("claude", tty=True)
     argv = [sys.executable, "-m", "sessiond.cli.main", "logs"]
     with programs(tmp_path / "bin", journalctl='for word; do echo "$word"; done'):
-        done = subprocess.run([*argv, "shop/server"], capture_output=True, text=True, timeout=30)
+        done = subprocess.run([*argv, "shop/server"], capture_output=True, text=True, timeout=60)
         assert f"_SYSTEMD_USER_UNIT={plain.unit}" in done.stdout.splitlines()
         assert done.stderr == ""
-        done = subprocess.run([*argv, "shop/claude"], capture_output=True, text=True, timeout=30)
+        done = subprocess.run([*argv, "shop/claude"], capture_output=True, text=True, timeout=60)
         assert "sessionctl output shop/claude" in done.stderr
 
 

@@ -102,7 +102,7 @@ def test_the_environment_goes_whole_and_what_is_chosen_apart(
 def test_variables_that_are_no_utf8_are_left_out_and_named(daemons: Daemons, workspace: Path) -> None:
     argv = [sys.executable, "-m", "sessiond.cli.main", "run", "-d", "--", "x"]
     env = {**os.environb, b"BAD": b"\xff", b"GOOD": b"1"}
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "BAD" in done.stderr
     assert "BAD" not in spawned(daemons).environment

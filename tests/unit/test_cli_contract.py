@@ -26,7 +26,7 @@ from tests.unit.cli_case import StandIn, ctl, have_manager
 
 VERBS = [verb for section in SECTIONS.values() for verb in section]
 SESSIONCTL = [sys.executable, "-m", "sessiond.cli.main"]
-DEADLINE = 30
+DEADLINE = 60
 # What a terminal of 80 columns holds beside the name.
 LINE = 66
 

@@ -161,7 +161,7 @@ def test_status_works_where_systemctl_and_journalctl_do_not(tmp_path: Path) -> N
 
 def logs(*words: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "sessiond.cli.main", "logs", *words]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=30)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60)
 
 
 def test_logs_becomes_journalctl_with_the_session_s_slice_and_units(tmp_path: Path) -> None:

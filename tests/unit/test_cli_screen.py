@@ -157,7 +157,7 @@ def completed(line: str, shell: str = "bash") -> list[str]:
         "COMP_CWORD": str(len(words) - 1) if shell != "fish" else words[-1],
     }
     argv = [sys.executable, "-m", "sessiond.cli.main"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, env=env)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=env)
     assert done.stderr == ""
     return done.stdout.splitlines()
 
@@ -198,4 +198,4 @@ def test_scripts_ask_as_completion_answers(shell: str) -> None:
 
 def test_bash_takes_its_script() -> None:
     script = ctl("completion", "bash").out
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=30)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=60)

@@ -211,7 +211,8 @@ async def test_a_deadline_is_no_end_of_the_launch(tmp_path: Path) -> None:
     async with launching(tmp_path) as base:
         base.daemon.held = asyncio.Event()
         request = pb.LaunchAgentSessionRequest(adapter="claude-code", spawn=base.spawn(), prompt="x")
-        told = await refused(base.stub.LaunchAgentSession(request, timeout=0.2))
+        # Long enough for the daemon to be asked by then.
+        told = await refused(base.stub.LaunchAgentSession(request, timeout=2.0))
         assert told.code == "call_timeout"
         assert base.daemon.deadlines == [None]
         base.daemon.held.set()

@@ -23,7 +23,7 @@ LIVES = Life(alive=True, pid=77, mark=MARK, reason="not told yet")
 
 async def tended(known: Knowing, test: Any) -> None:
     """Wait until what is on disk is so."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not test(known.kept()):
             await known.discovered.changed.wait()
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 TRANSCRIPTS = ROOT / "tests/fixtures/claude_code/projects"
 ID = "242e3a83-63fe-450d-b2c5-c1604649c428"
 ADAPTER = "claude-code"
-PATIENCE = 40.0
+PATIENCE = 60.0
 
 
 @pytest.fixture(autouse=True)

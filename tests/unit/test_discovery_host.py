@@ -29,7 +29,7 @@ from tests.unit.discovery_adapters import FACTORY
 
 ROOT = Path(__file__).parents[2]
 # Seconds after which a test that waits in vain is given up.
-PATIENCE = 40.0
+PATIENCE = 60.0
 
 
 class Case:

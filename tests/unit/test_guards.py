@@ -100,7 +100,7 @@ def run_pytest(folder: Path, *arguments: str, **environment: str) -> subprocess.
             str(folder / "tests"),
         ],
         cwd=folder,
-        env=inherited | environment,
+        env=inherited | {"SESSIOND_TEST_GRACE": "1"} | environment,
         capture_output=True,
         text=True,
         timeout=120,

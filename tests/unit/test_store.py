@@ -256,7 +256,7 @@ async def test_what_is_damaged_is_kept_aside_and_begun_anew(
     await fill(path, 300)
     damage(path)
     held = path.read_bytes() if path.is_file() else None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         store = await SqliteStore.open(path)
     try:
         assert await store.all() == {}

@@ -27,7 +27,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 async def read(theirs: socket.socket, size: int) -> bytes:
     found = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(found) < size:
             found += await asyncio.get_running_loop().sock_recv(theirs, size - len(found))
     return found

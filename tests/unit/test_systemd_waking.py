@@ -71,7 +71,7 @@ async def test_pings_when_the_restart_is_due(connection: FakeConnection) -> None
     with waking(connection):
         connection.tell(daemon_unit(SESSION), "auto-restart", since=began)
         connection.tell(daemon_unit(SESSION), "auto-restart", since=began)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await connection.posting.wait()
         (when, member), *more = connection.posted
     assert member == "Ping"
@@ -88,7 +88,7 @@ async def test_lets_the_manager_sleep_otherwise(connection: FakeConnection) -> N
         connection.tell("other.service", "auto-restart", since=past)
         # Whatever were due by now would come before this.
         connection.tell(daemon_unit("f" * 32), "auto-restart")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await connection.posting.wait()
         assert len(connection.posted) == 1
 
@@ -99,6 +99,6 @@ async def test_pings_nobody_once_it_is_left(connection: FakeConnection) -> None:
     with waking(connection):
         # Due later than the one before.
         connection.tell(daemon_unit("f" * 32), "auto-restart")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await connection.posting.wait()
     assert len(connection.posted) == 1

@@ -21,7 +21,7 @@ from sessiond.model.identity import Identity, SessionType, new_id
 from sessiond.workspaces import identity_file, watches
 from sessiond.workspaces.watch import Rescan, WorkspaceWatch
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 def make(path: Path) -> Path:
