@@ -82,13 +82,15 @@ class Parts:
     health: health.aio.HealthServicer
 
     async def load(self) -> None:
-        """Read the disk, the store, and the init system's first answer: then listings are whole."""
+        """Read the disk, the store, and the init system's first answers: then listings are whole."""
         await self.registry.load(self.settings.discovery.roots)
         await self.directory.load()
         await self.discovered.load()
         try:
             async with asyncio.timeout(_FIRST_ANSWER):
                 await self.mirror.answered.wait()
+                if self.mirror.reachable:
+                    await self._ask_enablement()
         except TimeoutError:
             log.warning("the init system does not answer; states are unknown until it does")
         self.registry.announce()
@@ -110,16 +112,18 @@ class Parts:
         await set_serving(self.health, _SERVICES)
 
     async def _follow_enablement(self) -> None:
-        """Ask what starts at boot, now and each time unit files or the list of sessions changed."""
+        """Ask what starts at boot each time unit files or the list of sessions changed."""
         while True:
-            asked = self.mirror.enablement_changed
-            asked.clear()
-            try:
-                await self.lifecycle.ask_enabled()
-            except SessiondError as error:
-                # The mirror's next answer sets the event again.
-                log.warning("what starts at boot is not known: %s", error.message)
-            await asked.wait()
+            await self.mirror.enablement_changed.wait()
+            await self._ask_enablement()
+
+    async def _ask_enablement(self) -> None:
+        self.mirror.enablement_changed.clear()
+        try:
+            await self.lifecycle.ask_enabled()
+        except SessiondError as error:
+            # The mirror's next answer sets the event again.
+            log.warning("what starts at boot is not known: %s", error.message)
 
     async def _follow_workspaces(self) -> None:
         """Look again at what changes on disk."""

@@ -129,6 +129,26 @@ def test_sigkill_during_start_leaves_one_daemon_or_none(often_killed: Product) -
     assert cut_short, "no kill came before the end of a call: the delays are too long"
 
 
+def test_who_asks_at_the_moment_of_ready_is_told_all_that_systemd_knows(product: Product) -> None:
+    killed, frozen, rests = product.started()["id"], product.started()["id"], product.new("--enable")["id"]
+    before = product.pid(killed)
+    product.kill(before)
+    product.new_pid(killed, before)
+    product.wait(killed, "active")
+    product.host.systemctl("freeze", daemon_unit(frozen))
+    until(lambda: product.row(frozen)["frozen"], "the list shows the freeze")
+    product.agrees()
+    expected = {one.id: one for one in product.sessions()}
+    assert (expected[killed].restarts, expected[frozen].frozen) == (1, True)
+    assert (expected[rests].enabled, expected[killed].enabled) == (True, False)
+    for _ in range(5):
+        product.host.systemctl("reset-failed", SUPERVISOR, check=False)
+        # Returns at READY; nothing is waited for after it.
+        product.host.systemctl("restart", SUPERVISOR)
+        assert {one.id: one for one in product.sessions()} == expected
+    product.host.systemctl("thaw", daemon_unit(frozen))
+
+
 def test_a_killed_or_restarted_supervisor_finds_its_sessions_as_they_were(product: Product) -> None:
     sessions = [product.started()["id"] for _ in range(3)]
     product.ctl("label", sessions[0], "team=web")
