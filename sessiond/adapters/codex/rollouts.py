@@ -12,7 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from sessiond.adapters.reading import ends as files
-from sessiond.adapters.reading import texts
+from sessiond.adapters.reading import objects, texts
+from sessiond.adapters.reading.objects import BROKEN
 from sessiond.model.agent_session import Message, ToolUse, Turn
 
 # The first line holds the model's instructions (22 KB as of 0.169), the first prompt comes behind them.
@@ -50,13 +51,6 @@ _ASKED: Final = {
 }
 
 
-class _Line(msgspec.Struct):
-    type: str = ""
-    timestamp: Any = None
-    payload: msgspec.Raw = msgspec.Raw(b"{}")
-    id: Any = None
-
-
 class _Meta(msgspec.Struct):
     id: str = ""
     timestamp: Any = None
@@ -70,6 +64,13 @@ class _Meta(msgspec.Struct):
     agent_nickname: Any = None
     agent_role: Any = None
     git: Any = None
+
+
+class _First(msgspec.Struct):
+    """The first line, in one go."""
+
+    type: str = ""
+    payload: _Meta = msgspec.field(default_factory=_Meta)
 
 
 class _Payload(msgspec.Struct):
@@ -103,11 +104,9 @@ class _Event(msgspec.Struct):
     payload: _Payload = msgspec.field(default_factory=_Payload)
 
 
-_LINE: Final = msgspec.json.Decoder(_Line)
+_FIRST: Final = msgspec.json.Decoder(_First)
 _META: Final = msgspec.json.Decoder(_Meta)
 _EVENT: Final = msgspec.json.Decoder(_Event)
-# What decoding a foreign line raises; the last where it is nested without end.
-BROKEN: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 @dataclass(slots=True)
@@ -291,13 +290,12 @@ def _before_instructions(line: bytes) -> bytes:
 
 
 def _meta(line: bytes | memoryview) -> _Meta | None:
-    try:
-        head = _LINE.decode(line)
-        # The oldest have no envelope.
-        meta = _META.decode(head.payload if head.type == "session_meta" else line)
-    except BROKEN:
-        return None
-    return meta if is_id(meta.id) else None
+    first = objects.decoded(_FIRST, line)
+    # The oldest have no envelope.
+    meta = (
+        first.payload if first is not None and first.type == "session_meta" else objects.decoded(_META, line)
+    )
+    return meta if meta is not None and is_id(meta.id) else None
 
 
 def _begin(rollout: Rollout, meta: _Meta) -> None:

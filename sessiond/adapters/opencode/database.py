@@ -163,10 +163,14 @@ def _rows(connection: sqlite3.Connection, ids: Sequence[str], there: Collection[
         data=within("data"),
         ids=", ".join("?" * len(ids)),
     )
-    return [_row(connection, row) for row in connection.execute(query, ids)]
+    cursor = connection.execute(query, ids)
+    # A row of SQLite's own compares its columns' names at each look.
+    cursor.row_factory = None
+    names = [one[0] for one in cursor.description]
+    return [_row(connection, dict(zip(names, row, strict=True))) for row in cursor]
 
 
-def _row(connection: sqlite3.Connection, row: sqlite3.Row) -> Row:
+def _row(connection: sqlite3.Connection, row: Mapping[str, Any]) -> Row:
     last = decode_object(row["last_data"])
     parts: list[Mapping[str, Any]] = []
     if last.get("role") == "assistant" and turn_of(last, ())[0] is Turn.WORKING:

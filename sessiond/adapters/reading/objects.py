@@ -18,7 +18,7 @@ _ANY: Final = msgspec.json.Decoder()
 _FIRST: Final = json.JSONDecoder()
 
 
-def decoded(decoder: msgspec.json.Decoder[T], data: bytes | str | msgspec.Raw) -> T | None:
+def decoded(decoder: msgspec.json.Decoder[T], data: bytes | memoryview | str | msgspec.Raw) -> T | None:
     """What a decoder makes of it; None where that is nothing."""
     try:
         return decoder.decode(data)
