@@ -332,3 +332,24 @@ async def test_activities_of_a_session_with_launches_start_the_finder_behind() -
         assert not known.finders
         assert known.discovered.activities(SESSION) == {}
         await known.until(lambda: known.discovered.activities(SESSION) == {AGENT: "thinking"})
+
+
+async def test_what_is_told_before_others_can_be_had_while_these_are_waited_for() -> None:
+    async with knowing(found("one"), found("two", "codex"), held=True) as known:
+        early = known.discovered.early(ALL)
+        first = asyncio.create_task(anext(early))
+        known.finder.release("codex")
+        assert [row.found.id for row in await first] == ["two"]
+        second = asyncio.create_task(anext(early))
+        known.finder.release("claude-code")
+        assert [row.found.id for row in await second] == ["one"]
+        last = asyncio.create_task(anext(early, None))
+        for adapter in known.finder.adapters:
+            known.finder.release(adapter)
+        # The rest may have come in one more part, in which there is nothing.
+        while rows := await last:
+            assert not rows
+            last = asyncio.create_task(anext(early, None))
+        assert [one async for one in known.discovered.early(ALL)] == []
+        with pytest.raises(InvalidArgument):
+            await anext(known.discovered.early(Choice(adapters=frozenset({"emacs"}))))

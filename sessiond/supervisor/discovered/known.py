@@ -210,6 +210,23 @@ class Discovered:
         self._revalidate(choice.adapters)
         return replace(page, rows=named)
 
+    async def early(self, choice: Choice) -> AsyncGenerator[Sequence[AgentSession], None]:
+        """Those that are meant of each adapter that told what it finds before others, while these are waited
+        for; nothing where all have told. Raises InvalidArgument `adapter_unknown`."""
+        self.check(choice.adapters)
+        _ = self.finder
+        left = self._used(choice.adapters)
+        while True:
+            changed = self.changed.next
+            told = [one for one in left if self._told.answered(one)]
+            left = [one for one in left if one not in told]
+            if not left:
+                return
+            if told:
+                yield await self._gathered(replace(choice, adapters=frozenset(told)))
+            else:
+                await changed.wait()
+
     async def named(self, rows: Iterable[AgentSession]) -> list[AgentSession]:
         """The rows with what is written down of their agents: names, and ends that their programs do not
         tell."""

@@ -117,6 +117,9 @@ class DiscoveryService(discovery_pb2_grpc.DiscoveryServiceServicer):
     async def _list(self, request: pb.ListAgentSessionsRequest, context: Any) -> bytes:
         """ListAgentSessions: of thousands of rows nearly all are what they were at the last answer."""
         choice = self._choice(request.filter)
+        async with aclosing(self._discovered.early(choice)) as told:
+            async for rows in told:
+                await self._encoded(rows)
         page = await self._discovered.listing(
             choice, request.page_size, request.page_token, refresh=request.refresh
         )
@@ -132,13 +135,16 @@ class DiscoveryService(discovery_pb2_grpc.DiscoveryServiceServicer):
             total=page.total,
             problems=map(trouble_to_wire, self._discovered.troubles(choice.adapters)),
         )
+        return b"".join([*await self._encoded(page.rows), rest.SerializeToString()])
+
+    async def _encoded(self, rows: Sequence[AgentSession]) -> list[bytes]:
         parts = []
-        for count, row in enumerate(page.rows, 1):
+        for count, row in enumerate(rows, 1):
             parts.append(self._rows.encode(row))
             if not count % _SLICE:
                 # Others get their turn.
                 await asyncio.sleep(0)
-        return b"".join([*parts, rest.SerializeToString()])
+        return parts
 
     async def GetAgentSession(
         self, request: pb.GetAgentSessionRequest, context: Any
