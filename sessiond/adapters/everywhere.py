@@ -239,6 +239,7 @@ class Everywhere:
         holders: list[tuple[int, int]] = []
         unknown: dict[str, str] = {}
         homes: dict[str, str] = {}
+        spare: list[int] = []
         for place in self._places:
             try:
                 told = place.adapter.evidence(_Within(self.name, processes, self._known, place.home))
@@ -251,10 +252,11 @@ class Everywhere:
                     lives[session], homes[session] = life, place.label
             possible += [replace(one, home=place.label) for one in told.possible]
             holders += told.holders
+            spare += told.spare
             if told.unknown:
                 unknown[place.label] = told.unknown
         usual = unknown.pop("", "")
-        return Evidence(lives, possible, usual, holders, moved, unknown, homes)
+        return Evidence(lives, possible, usual, holders, moved, unknown, homes, spare)
 
     @property
     def _known(self) -> set[tuple[str, ...]]:

@@ -17,9 +17,10 @@ from sessiond.discovery import wire
 from sessiond.discovery.answers import answer, answer_plainly, describe
 from sessiond.discovery.lives import Lives, prove, settle
 from sessiond.discovery.processes import LiveProcesses, read_stat
+from sessiond.discovery.strangers import strangers
 from sessiond.discovery.watching import Watching
 from sessiond.errors import NotFound
-from sessiond.model.agent_session import STOPPED, Found, Problem, is_proper_id
+from sessiond.model.agent_session import PROCESS, STOPPED, Found, Problem, is_proper_id
 from sessiond.ports.discovery import AgentAdapter, Evidence, Gone, Processes
 
 # Conversations in a frame: what the host decodes at a time.
@@ -190,7 +191,7 @@ class Engine:
                 self._watch()
             changed, self._changed, self._due = self._changed, set(), False
             self._read(None if whole or anew else changed)
-            self._lives = settle(self._adapter, *self._evidence_everywhere())
+            self._settle()
             self._tell(whole=whole)
             self._follow()
         except HostGone:
@@ -242,6 +243,12 @@ class Engine:
                 raise OverflowError(f"it tells of more than {_FOUND_MAX} conversations")
         self._files, self._problems = files, problems
 
+    def _settle(self) -> None:
+        """Know who lives."""
+        evidence, own, processes = self._evidence_everywhere()
+        self._lives = settle(self._adapter, evidence, own, processes)
+        self._lives.strangers = strangers(self._adapter, self._lives, evidence, self._files, processes)
+
     def _evidence_everywhere(self) -> tuple[Evidence, dict[str, str], Processes]:
         """The same, after what it shows to be read elsewhere was read."""
         told = self._evidence()
@@ -257,7 +264,7 @@ class Engine:
 
     def _tell(self, *, whole: bool) -> None:
         """Tell what differs from what was told before."""
-        rows = self._files | self._fileless()
+        rows = self._files | self._fileless() | self._lives.strangers
         changed = []
         for session, found in rows.items():
             life = self._lives.of(found)
@@ -372,7 +379,7 @@ class Engine:
         return answer_plainly(self._adapter, question)
 
     def _known(self, session: str) -> Found:
-        if session not in self._told:
+        if session not in self._told or session.startswith(PROCESS):
             raise NotFound(
                 "transcript_missing",
                 f"{self._adapter.title} has no conversation {session!r}",

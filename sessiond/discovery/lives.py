@@ -21,7 +21,8 @@ class Program(Protocol):
 
 @dataclass(slots=True)
 class Lives:
-    """What is known of an adapter's conversations now. ``folders`` are those of the processes by id."""
+    """What is known of an adapter's conversations now. ``folders`` are those of the processes by id;
+    ``strangers`` are rows for processes that no other row accounts for."""
 
     known: dict[str, Life]
     possible: Sequence[Possible] = ()
@@ -30,18 +31,27 @@ class Lives:
     folders: dict[str, str] = field(default_factory=dict)
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     homes: Mapping[str, str] = field(default_factory=dict)
+    strangers: dict[str, Found] = field(default_factory=dict)
     _real: dict[str, str] = field(default_factory=dict)
 
     def of(self, found: Found) -> Life:
         """Whether this one lives."""
         if (life := self.known.get(found.id)) is not None:
             return life
-        home = found.native.get(HOME, "")
+        if found.id in self.strangers:
+            return found.life
         for one in self.possible:
-            if one.home == home and (not (one.cwd and found.cwd) or self._same_folder(one.cwd, found.cwd)):
+            if self.may_have(one, found):
                 return Life(None, one.reason)
+        home = found.native.get(HOME, "")
         unknown = self.elsewhere.get(home, "") if home else self.unknown
         return Life(None, unknown) if unknown else STOPPED
+
+    def may_have(self, one: Possible, found: Found) -> bool:
+        """Whether a process may have this one open."""
+        if one.home != found.native.get(HOME, ""):
+            return False
+        return not (one.cwd and found.cwd) or self._same_folder(one.cwd, found.cwd)
 
     def fileless(self, adapter: str, session: str) -> Found:
         """A conversation that lives and has no file."""
@@ -56,6 +66,9 @@ class Lives:
             for life in self.known.values()
             if life.pid is not None and life.start_time is not None
         }
+        for one in self.strangers.values():
+            if one.life.pid is not None and one.life.start_time is not None:
+                pairs.add((one.life.pid, one.life.start_time))
         return pairs | {(one.pid, one.start_time) for one in self.possible} | self.holders
 
     def _same_folder(self, one: str, other: str) -> bool:

@@ -22,6 +22,9 @@ MARKER = "SESSIOND_AGENT_SESSION"
 # both are one, which is shown as this.
 INNER = "inner"
 
+# Ids of processes of which nothing tells what they have open begin so: a row for each, until it is told.
+PROCESS = "process:"
+
 # In ``Found.native``, the folder that its program keeps its files in, where that is not the usual one.
 HOME = "home"
 

@@ -136,6 +136,8 @@ class Evidence:
     """``unknown`` of those in another home than the usual one, by `Found.native`'s home."""
     homes: Mapping[str, str] = field(default_factory=dict)
     """That home, by id, of those who live in one."""
+    spare: Collection[int] = ()
+    """Pids of processes of the program that have no conversation open for certain."""
 
 
 class AgentAdapter(Protocol):

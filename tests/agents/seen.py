@@ -12,6 +12,7 @@ import pytest
 from sessiond.adapters import make_adapter
 from sessiond.discovery.lives import settle
 from sessiond.discovery.processes import LiveProcess, LiveProcesses
+from sessiond.discovery.strangers import strangers
 from sessiond.model.agent_session import AgentSessionStatus, Found, Problem
 from sessiond.ports.discovery import AgentAdapter, Clear, Gone
 
@@ -59,6 +60,14 @@ class Seen:
             if life.alive:
                 found.setdefault(id, lives.fileless(self.adapter.name, id))
         return {id: dataclasses.replace(one, life=lives.of(one)) for id, one in found.items()}
+
+    def strangers(self) -> list[Found]:
+        """Rows of processes that no conversation accounts for, now."""
+        rows = self.rows()
+        processes = Neighbours(self._home)
+        evidence = self.adapter.evidence(processes)
+        lives = settle(self.adapter, evidence, {}, processes)
+        return list(strangers(self.adapter, lives, evidence, rows, processes).values())
 
     def one(self) -> Found:
         """The only conversation."""

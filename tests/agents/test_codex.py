@@ -138,6 +138,40 @@ def test_its_window_works_idles_and_ends(
     assert seen.one().status == "stopped"
 
 
+def test_its_window_waits_for_its_first_prompt(
+    seen: Seen, planned: Callable[..., Running], model: ModelServer, folder: Path
+) -> None:
+    run = planned(seen.adapter.launch(Wish(str(folder))), tty=True)
+    run.wait_text("Ask Codex")
+    found = seen.until_status("idle")
+    assert (found.life.pid in pids(run), found.cwd, found.first_prompt) == (True, str(folder), "")
+    assert seen.strangers() == []
+    run.type("slow first")
+    run.wait_text("slow first")
+    run.key("enter")
+    model.wait_held("slow first")
+    assert seen.until_status("running").id == found.id
+    run.kill()
+    assert seen.one().status == "stopped"
+
+
+def test_a_window_that_has_none_open_is_told_as_a_process(
+    seen: Seen, planned: Callable[..., Running], home: Path, folder: Path
+) -> None:
+    config = home / ".codex/config.toml"
+    config.write_text(config.read_text().partition("[projects")[0])
+    run = planned(seen.adapter.launch(Wish(str(folder))), tty=True)
+    run.wait_text("Trust and continue")
+    assert seen.rows() == {}
+    [stranger] = seen.strangers()
+    assert stranger.life.pid in pids(run)
+    assert (stranger.status, stranger.cwd) == ("unknown", str(folder))
+    assert stranger.id == f"process:{stranger.life.pid}-{stranger.life.start_time}"
+    run.key("enter")
+    seen.until_status("idle")
+    assert seen.strangers() == []
+
+
 def test_it_waits_for_leave(
     seen: Seen, planned: Callable[..., Running], model: ModelServer, folder: Path
 ) -> None:
@@ -178,6 +212,7 @@ def test_a_shared_server_is_the_process_of_none(
     assert server in pids(run)
     model.release()
     seen.until_status("idle", found.id)
+    assert seen.strangers() == [], "its window has it open, through the server"
     # It outlives its window, and with it the conversation is open.
     os.kill(server, signal.SIGKILL)
     seen.until_status("stopped", found.id)

@@ -97,7 +97,8 @@ class Notes:
                 process = processes.get(int(said["possible"]))
                 if process is not None:
                     possible.append(Possible(process.pid, process.start_time, said["cwd"], "may be this one"))
-        return Evidence(lives, possible)
+        # What else is called so on this machine is none of it.
+        return Evidence(lives, possible, spare=[one.pid for one in processes.all()])
 
     def is_alive(self, found: Found, processes: Processes) -> Life:
         return self.evidence(processes).lives.get(found.id, Life(False))

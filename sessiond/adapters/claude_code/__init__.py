@@ -15,6 +15,7 @@ from typing import Final
 from sessiond.adapters.claude_code import starting, transcript
 from sessiond.adapters.claude_code.finding import AGENT, Transcripts
 from sessiond.adapters.claude_code.registry import Entry, Registry
+from sessiond.adapters.reading.evidence import executing
 from sessiond.adapters.reading.packages import read_package
 from sessiond.model.agent_session import STOPPED, Found, Life, Plan, Problem, Transcript, Turn, Wish
 from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, Processes, Told, Watched
@@ -22,6 +23,10 @@ from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, P
 # The oldest version known to keep the registry: what a process of an older one has open cannot be told.
 _REGISTERS: Final = (2, 1, 197)
 _VERSION: Final = re.compile(r"\d+\.\d+\.\d+(?:[-+][0-9A-Za-z.-]+)?")
+# Commands that begin no conversation.
+_COMMANDS: Final = frozenset(
+    {"mcp", "doctor", "update", "install", "plugin", "setup-token", "auth", "config"}
+)
 _PACKAGE: Final = re.compile(r"@anthropic-ai/claude-code(?:-[a-z0-9-]+)?")
 
 
@@ -111,7 +116,7 @@ class Adapter:
         for found in self._transcripts.subagents(lives.keys()):
             lives[found.id] = self._life_in(found, lives[found.parent])
         possible = (*self._registry.unread(processes), *self._unregistered(processes))
-        return Evidence(lives, possible, self._registry.unknown())
+        return Evidence(lives, possible, self._registry.unknown(), spare=list(self._spare(processes)))
 
     def is_alive(self, found: Found, processes: Processes) -> Life:
         self._registry.look()
@@ -173,6 +178,13 @@ class Adapter:
                 f"process {process.pid} is Claude Code {version or 'of an unknown version'},"
                 " which does not tell what it has open",
             )
+
+    def _spare(self, processes: Processes) -> Iterator[int]:
+        """Processes that say of themselves that they have none, and those of commands that have none."""
+        yield from (entry.pid for entry in self._registry.entries.values() if entry.spare)
+        for process in executing(processes, {"claude"}):
+            if not _COMMANDS.isdisjoint(process.argv[1:2]):
+                yield process.pid
 
     def _is_of_others(self, process: Process) -> bool:
         folder = _config_folder(process.environment)

@@ -30,6 +30,8 @@ _BLOCK: Final = 256 * 1024
 # Times of processes are in hundredths of a second; what Codex begins with takes longer before its first turn.
 _SLACK_NS: Final = 50_000_000
 _LOCK: Final = ".lock"
+# Commands that begin no conversation, or those of others: who holds no lock has none.
+_SERVERS: Final = frozenset({"app-server", "mcp-server", "exec-server", "mcp", "login", "logout", "sandbox"})
 
 
 class _Started(msgspec.Struct):
@@ -205,7 +207,12 @@ class Adapter:
         shared = [
             (pid, start) for pid, start in holders.items() if all(life.pid != pid for life in lives.values())
         ]
-        return Evidence(lives, unknown=unknown, holders=shared)
+        spare = [
+            each.pid
+            for each in executing(processes, {"codex"})
+            if each.pid not in holders and not _SERVERS.isdisjoint(each.argv[1:2])
+        ]
+        return Evidence(lives, unknown=unknown, holders=shared, spare=spare)
 
     def is_alive(self, found: Found, processes: Processes) -> Life:
         """The same for one."""
@@ -257,13 +264,21 @@ class Adapter:
             )
         rollout = self._rollout(session)
         if rollout is None:
-            return life
+            return life if self._begun(session, process) else replace(life, turn=Turn.DONE)
         if rollout.turn_at is not None and rollout.turn_at.timestamp() * 1e9 + _SLACK_NS < began_ns(process):
             # The one that began this turn is gone; who has it open now waits for a prompt.
             return replace(life, turn=Turn.DONE, activity="")
         if rollout.escalated and rollout.turn is Turn.WORKING and not _runs(session, process, processes):
             return replace(life, turn=Turn.WAITING, activity="waiting for permission")
         return life
+
+    def _begun(self, session: str, process: Process) -> bool:
+        """Whether there is something of a conversation, which cannot be read. Where nothing is, its window
+        waits for the first prompt."""
+        if session in self._index.entries:
+            return True
+        names = (rollouts.named(path) for path in process.open_files)
+        return any(name is not None and name[0] == session for name in names)
 
     # ---- transcript -------------------------------------------------------------------------
 
