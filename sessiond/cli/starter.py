@@ -17,7 +17,9 @@ PATIENCE = 60.0
 
 def main(argv: Sequence[str]) -> int:
     """Start one session and return when it serves; the exit status tells the init system how it went."""
+    from sessiond.log import last_word
     from sessiond.model.identity import parse_id
+    from sessiond.model.unit import starter_unit
 
     if len(argv) != 1:
         print("usage: sessiond start-session ID", file=sys.stderr)
@@ -25,7 +27,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         start(parse_id(argv[0]))
     except SessiondError as error:
-        print(f"{error.message} ({error.hint})" if error.hint else error.message, file=sys.stderr)
+        text = f"{error.message} ({error.hint})" if error.hint else error.message
+        # The unit has its name from the same word.
+        if not last_word(text, unit=starter_unit(argv[0])):
+            print(text, file=sys.stderr)
         return 1
     return 0
 

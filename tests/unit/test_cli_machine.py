@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -361,7 +362,7 @@ def test_the_starter_waits_for_a_supervisor_that_comes(tmp_path: Path) -> None:
     thread = threading.Thread(target=lambda: exits.append(starter.main([made["id"]])))
     thread.start()
     with StandIn():
-        thread.join(30)
+        thread.join(60)
     assert exits == [0]
 
 
@@ -376,6 +377,38 @@ def test_the_starter_gives_up_and_says_why(
     with StandIn():
         assert starter.main(["a" * 32]) == 1
     assert "no session" in capsys.readouterr().err
+
+
+def test_the_starter_tells_the_journal_in_a_way_that_outlives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starter, "PATIENCE", 0.05)
+    stderr = tmp_path / "stderr"
+    with stderr.open("w") as stream, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(tmp_path / "journal"))
+        journal.setblocking(False)
+        monkeypatch.setattr("sessiond.log.JOURNAL", str(tmp_path / "journal"))
+        monkeypatch.setattr("sys.stderr", stream)
+        info = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{info.st_dev}:{info.st_ino}")
+        assert starter.main(["a\nUSER_UNIT=b"]) == 1
+        entry = journal.recv(65536).decode().splitlines()
+        assert entry[0].startswith("MESSAGE=")
+        assert entry[1:] == [
+            "PRIORITY=3",
+            "SYSLOG_IDENTIFIER=sessiond",
+            "USER_UNIT=sessiond@a\\nUSER_UNIT=b.service",
+        ]
+        assert starter.main(["a" * 32]) == 1
+        assert f"USER_UNIT=sessiond@{'a' * 32}.service" in journal.recv(65536).decode().splitlines()
+        assert stderr.read_text() == ""
+    # Where the journal is not there, or stderr is somebody else's, it is said there.
+    with stderr.open("w") as stream:
+        monkeypatch.setattr("sys.stderr", stream)
+        assert starter.main(["a" * 32]) == 1
+        monkeypatch.setenv("JOURNAL_STREAM", "0:0")
+        assert starter.main(["a" * 32]) == 1
+    assert len(stderr.read_text().splitlines()) == 2
 
 
 # ---- config and doctor ----------------------------------------------------------------------
