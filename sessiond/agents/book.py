@@ -107,6 +107,9 @@ class Book:
             end = end_from_json(_load(folder.end))
         except FileNotFoundError:
             end = None
+        except (OSError, ValueError):
+            # It is written once an agent has ended. What else is kept of it is worth showing.
+            end = AgentEnd(cause=Cause.UNREADABLE)
         asked, sent = _wish(folder.asked)
         return Kept(spec, end, asked, folder, sent)
 

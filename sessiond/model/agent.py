@@ -48,6 +48,8 @@ class Cause(StrEnum):
     """The user's manager went down while it ran."""
     UNSEEN = "unseen"
     """Its unit was stopped and forgotten while neither daemon nor supervisor looked."""
+    UNREADABLE = "unreadable"
+    """How it ended was written down, and what is there now cannot be read."""
 
     @property
     def sentence(self) -> str:
@@ -56,6 +58,7 @@ class Cause(StrEnum):
             Cause.REBOOT: "the machine went down while it ran",
             Cause.MANAGER: "the user's service manager went down while it ran",
             Cause.UNSEEN: "its unit was stopped while nobody was looking; its exit status is not known",
+            Cause.UNREADABLE: "it has ended; how cannot be told, since what was written of that is damaged",
         }[self]
 
 

@@ -190,6 +190,13 @@ def test_garbage_is_skipped_with_a_reason(book: Book, content: bytes) -> None:
     assert list(kept) == [other.id]
     assert [one.path for one in skipped] == [folder.path]
     assert skipped[0].reason
+    folder.end.write_bytes(content)
+    folder.spec.write_bytes((book.folder(other.id).spec).read_bytes().replace(b"f" * 16, SPEC.id.encode()))
+    kept, skipped = book.load()
+    assert not skipped
+    end = kept[SPEC.id].end
+    assert end is not None
+    assert (end.cause, end.state) == (Cause.UNREADABLE, AgentState.FAILED)
 
 
 def test_a_file_that_would_block_or_never_end_is_skipped(book: Book) -> None:
