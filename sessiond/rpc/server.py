@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,8 @@ class Server:
 
     def __init__(self, socket: Path) -> None:
         self._socket = check_socket_path(socket)
-        self._server = grpc.aio.server(interceptors=[_ErrorMapping()], options=_OPTIONS)
+        self._streams: set[_Stream] = set()
+        self._server = grpc.aio.server(interceptors=[_ErrorMapping(self._streams)], options=_OPTIONS)
         self._serving = False
 
     @property
@@ -55,12 +58,19 @@ class Server:
         await self._server.start()
         self._serving = True
 
-    async def stop(self, grace: float) -> None:
-        """End: calls under way get ``grace`` seconds. Idempotent; the socket is gone afterwards."""
+    async def stop(self, grace: float, hang_up: SessiondError | None = None) -> None:
+        """End: calls under way get ``grace`` seconds; with ``hang_up``, streams that wait for news are ended
+        with this error at once. Idempotent; the socket is gone afterwards."""
         if not self._serving:
             return
         self._serving = False
-        await self._server.stop(grace)
+        stopping = asyncio.create_task(self._server.stop(grace), name="end of the server")
+        # It takes no calls any more, so that who comes back at once does not come back here.
+        await asyncio.sleep(0)
+        if hang_up is not None:
+            for stream in tuple(self._streams):
+                stream.end(hang_up)
+        await stopping
         with suppress(FileNotFoundError):
             self._socket.unlink()
 
@@ -68,8 +78,40 @@ class Server:
 _Handler = Callable[[Any, Any], Awaitable[Any]]
 
 
+@dataclass(eq=False, slots=True)
+class _Stream:
+    """A call under way that is answered with a stream."""
+
+    task: asyncio.Task[Any]
+    writing: bool = False
+    error: SessiondError | None = None
+
+    def end(self, error: SessiondError) -> None:
+        """End it with an error, after the message that is being sent."""
+        self.error = error
+        if not self.writing:
+            self.task.cancel()
+
+    async def write(self, context: Any, response: Any) -> bool:
+        """Send one message; False where the client is gone."""
+        self.writing = True
+        try:
+            await context.write(response)
+        except grpc.aio.InternalError:
+            return False
+        finally:
+            self.writing = False
+        if self.error is not None:
+            raise self.error
+        return True
+
+
 class _ErrorMapping(grpc.aio.ServerInterceptor):
     """Turns every error that leaves a service into its status, and logs those nobody foresaw."""
+
+    def __init__(self, streams: set[_Stream]) -> None:
+        """``streams`` is kept as the set of those under way."""
+        self._streams = streams
 
     async def intercept_service(
         self,
@@ -87,9 +129,10 @@ class _ErrorMapping(grpc.aio.ServerInterceptor):
             return handler._replace(unary_unary=_mapped(handler.unary_unary, method))
         if handler.stream_unary:
             return handler._replace(stream_unary=_mapped(handler.stream_unary, method))
+        streams = self._streams
         if handler.unary_stream:
-            return handler._replace(unary_stream=_mapped_stream(handler.unary_stream, method))
-        return handler._replace(stream_stream=_mapped_stream(handler.stream_stream, method))
+            return handler._replace(unary_stream=_mapped_stream(handler.unary_stream, method, streams))
+        return handler._replace(stream_stream=_mapped_stream(handler.stream_stream, method, streams))
 
 
 def _mapped(call: _Handler, method: str) -> _Handler:
@@ -106,33 +149,35 @@ def _mapped(call: _Handler, method: str) -> _Handler:
     return mapped
 
 
-def _mapped_stream(call: Callable[[Any, Any], Any], method: str) -> _Handler:
+def _mapped_stream(call: Callable[[Any, Any], Any], method: str, streams: set[_Stream]) -> _Handler:
     """As ``_mapped``, of a service's asynchronous generator. A coroutine to gRPC: where the client hangs up
     in the middle of a message, the generator is closed then and there."""
 
     async def mapped(request: Any, context: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        stream = _Stream(task)
+        streams.add(stream)
         try:
             async with aclosing(call(request, context)) as responses:
                 async for response in responses:
-                    if not await _written(context, response):
+                    if not await stream.write(context, response):
                         return
+        except asyncio.CancelledError:
+            if stream.error is None:
+                raise
+            task.uncancel()
+            await abort(context, stream.error)
         except SessiondError as error:
             await abort(context, error)
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # noqa: BLE001 - told to the caller, and the journal has the trace
             await abort(context, _unforeseen(method, error))
+        finally:
+            streams.discard(stream)
 
     return mapped
-
-
-async def _written(context: Any, response: Any) -> bool:
-    """Send one message of a stream; False where the client is gone."""
-    try:
-        await context.write(response)
-    except grpc.aio.InternalError:
-        return False
-    return True
 
 
 def _unforeseen(method: str, error: Exception) -> SessiondError:

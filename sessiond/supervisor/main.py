@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sessiond
 from sessiond import config, process
 from sessiond.aio import ServiceManager, Termination
-from sessiond.errors import SessiondError
+from sessiond.errors import SessiondError, Unreachable
 from sessiond.log import setup as setup_log
 from sessiond.paths import Paths, private_folder
 
@@ -113,8 +113,13 @@ async def _run(paths: Paths, settings: config.Settings) -> int:
             manager.stopping(f"Ending on {received.name}; sessions go on")
             for task in owned:
                 task.cancel()
-            await parts.server.stop(_GRACE)
+            await parts.server.stop(_GRACE, hang_up=_ending())
     return 0
+
+
+def _ending() -> SessiondError:
+    """What those are told who listen when it ends: the next supervisor waits for its end."""
+    return Unreachable("supervisor_unreachable", "the supervisor ends; sessions go on", hint="sessionctl up")
 
 
 async def _load(mirror: Mirror) -> None:

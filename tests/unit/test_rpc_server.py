@@ -13,9 +13,17 @@ import grpc
 import grpc.aio
 import pytest
 
-from sessiond.errors import Conflict, InvalidArgument, NotFound, PermissionDenied
+from sessiond.errors import Conflict, InvalidArgument, NotFound, PermissionDenied, Unreachable
 from sessiond.paths import private_folder
-from sessiond.rpc._generated.v1 import agents_pb2, agents_pb2_grpc, system_pb2, system_pb2_grpc
+from sessiond.rpc._generated.v1 import (
+    agents_pb2,
+    agents_pb2_grpc,
+    events_pb2,
+    events_pb2_grpc,
+    system_pb2,
+    system_pb2_grpc,
+    types_pb2,
+)
 from sessiond.rpc.health import add_health, set_serving
 from sessiond.rpc.lock import SocketLock
 from sessiond.rpc.server import Server
@@ -209,3 +217,55 @@ async def test_a_stream_whose_reader_left_is_closed_in_the_middle_of_a_message(
     call.cancel()
     async with asyncio.timeout(60):
         await service.closed.wait()
+
+
+class Events(events_pb2_grpc.EventsServiceServicer):
+    """Tells one event, and then waits for ever; a second kind of listener gets more than it takes."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    async def WatchEvents(self, request: Any, context: Any) -> Any:
+        try:
+            yield events_pb2.WatchEventsResponse()
+            while request.kinds:
+                yield events_pb2.WatchEventsResponse(event=types_pb2.Event(kind="x" * 100_000))
+            await asyncio.Event().wait()
+        finally:
+            self.closed += 1
+
+
+@pytest.mark.parametrize("kinds", [[], ["more"]], ids=["waiting", "flooded"])
+async def test_listeners_are_told_of_the_end_at_once_when_it_hangs_up(
+    tmp_path: Path, kinds: list[str]
+) -> None:
+    path = private_folder(tmp_path / "run") / "s.sock"
+    server, events = Server(path), Events()
+    events_pb2_grpc.add_EventsServiceServicer_to_server(events, server.grpc)
+    await server.start()
+    ending = Unreachable("supervisor_unreachable", "it ends", hint="wait")
+    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        call = events_pb2_grpc.EventsServiceStub(channel).WatchEvents(
+            events_pb2.WatchEventsRequest(kinds=kinds)
+        )
+        await call.read()
+        # As long as it would take without: for ever.
+        stopping = asyncio.create_task(server.stop(3600, hang_up=ending))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await _read_to_the_end(call)
+        async with asyncio.timeout(30):
+            await stopping
+    error = from_rpc_error(caught.value)
+    assert isinstance(error, Unreachable)
+    assert (error.code, error.message, error.hint) == ("supervisor_unreachable", "it ends", "wait")
+    assert events.closed == 1
+    assert not path.exists()
+
+
+async def _read_to_the_end(call: Any) -> None:
+    """Raise the status that a call of responses ends with."""
+    while await call.read() is not grpc.aio.EOF:
+        pass
+    raise grpc.aio.AioRpcError(
+        await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+    )
