@@ -6,7 +6,7 @@ from shlex import join
 from typing import Any
 
 from sessiond.cli import render
-from sessiond.cli.agents import ENDED, ending, get_agent, shown_name
+from sessiond.cli.agents import ENDED, ending, get_agent, not_recorded, shown_name
 from sessiond.cli.app import App
 from sessiond.cli.show import labels_text
 
@@ -69,7 +69,7 @@ def trouble_rows(one: dict[str, Any]) -> list[tuple[str, str]]:
     on = render.colours()
     texts = [one["reason"] or ""]
     if one["recording_problem"]:
-        texts.append(f"output is not recorded: {one['recording_problem']}")
+        texts.append(not_recorded(one["recording_problem"]))
     return [("Reason", render.paint(render.plain(text), render.YELLOW, on=on)) for text in texts if text]
 
 

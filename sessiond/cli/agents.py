@@ -157,6 +157,19 @@ def ending(one: dict[str, Any]) -> str:
     return ""
 
 
+_PROBLEMS = {
+    "disk_low": "the disk is nearly full, see recording.low_disk",
+    "disk_full": "the disk is full",
+    "write_failed": "its record cannot be written, see the journal of its session",
+    "limit_reached": "it holds as much as recording.limit allows",
+}
+
+
+def not_recorded(problem: str) -> str:
+    """Why nothing of an agent's output is recorded now, for people."""
+    return f"output is not recorded: {_PROBLEMS.get(problem, problem)}"
+
+
 def agent_exit_code(one: dict[str, Any]) -> int:
     """The exit code that an agent's end makes of `run` and `wait`; 0 for one that has not ended."""
     from sessiond.model.agent import exit_code

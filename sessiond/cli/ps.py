@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from sessiond.cli import render
-from sessiond.cli.agents import ENDED, warn_unanswered
+from sessiond.cli.agents import ENDED, not_recorded, warn_unanswered
 from sessiond.cli.app import App
 from sessiond.cli.choice import AGENT_STATE, Choice, selection
 from sessiond.cli.verb import label_option, target, verb
@@ -105,5 +105,5 @@ def _cells(one: dict[str, Any]) -> dict[str, str]:
 
 
 def _troubles(one: dict[str, Any]) -> list[str]:
-    found = [f"output is not recorded: {one['recording_problem']}"] if one["recording_problem"] else []
+    found = [not_recorded(one["recording_problem"])] if one["recording_problem"] else []
     return found + ([one["reason"]] if one["reason"] else [])

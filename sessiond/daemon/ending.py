@@ -119,6 +119,7 @@ class Endings:
         if wanted and end.cause in (Cause.REBOOT, Cause.MANAGER) and await self._revive(entry):
             return
         log.info("agent %s is gone: %s", entry.spec.name, end.reason)
+        entry.lost = end
         await self._write(entry, end)
 
     async def _is_nobodys_wish(self, entry: Entry) -> bool:

@@ -36,6 +36,7 @@ class Entry:
     """One agent. All that changes it holds ``lock``, but for ``unit``, which is what was last told.
 
     ``stop_seen``: somebody had the init system stop it. ``sent``: the signals that this run was sent by us.
+    ``lost``: how it ended, where its unit is gone and there was no room to write that down yet.
     ``pid``: its last main process. ``settled``: its end is written down and its record whole.
     """
 
@@ -50,6 +51,7 @@ class Entry:
     sent: frozenset[int] = frozenset()
     pid: int = 0
     removed: bool = False
+    lost: AgentEnd | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
@@ -63,6 +65,11 @@ class Entry:
         return self.spec.id
 
     @property
+    def known_end(self) -> AgentEnd | None:
+        """How it ended, where that need not be asked of its unit."""
+        return self.end or (self.lost if self.unit is None else None)
+
+    @property
     def wished(self) -> bool:
         """Whether somebody wants it to end or, where it has, wanted that."""
         if self.asked or self.stop_seen:
@@ -74,7 +81,7 @@ class Entry:
         """Whether its unit's run is over, written down or not."""
         if self.starting:
             return False
-        return self.end is not None or (self.unit is not None and has_ended(self.unit))
+        return self.known_end is not None or (self.unit is not None and has_ended(self.unit))
 
 
 class Roster:
@@ -139,12 +146,12 @@ class Roster:
         """Its state."""
         if entry.starting and entry.unit is None:
             return AgentState.STARTING
-        return derive_agent(entry.unit, entry.end, reachable=self.reachable, asked=entry.wished)
+        return derive_agent(entry.unit, entry.known_end, reachable=self.reachable, asked=entry.wished)
 
     def bare(self, entry: Entry) -> Agent:
         """The row without what is held of its output."""
-        unit = entry.unit if entry.end is None else None
-        return Agent(entry.spec, self.state(entry), unit=unit, end=entry.end)
+        end = entry.known_end
+        return Agent(entry.spec, self.state(entry), unit=entry.unit if end is None else None, end=end)
 
     def row(self, entry: Entry, measured: AgentUnit | None = None) -> Agent:
         """The whole row; ``measured`` is its unit asked for CPU time and memory just now."""

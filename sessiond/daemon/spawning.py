@@ -259,7 +259,7 @@ class Spawning:
             self._opening -= entry.spec.tty
             entry.starting = False
             raise
-        entry.spec, entry.end = spec, None
+        entry.spec, entry.end, entry.lost = spec, None, None
         entry.asked = entry.stop_seen = entry.settled = False
         entry.sent, entry.pid = frozenset(), 0
         self._roster.changed.fire()

@@ -137,6 +137,17 @@ def test_ps_shows_what_has_not_ended_and_with_a_all(daemons: Daemons) -> None:
     assert "EXIT" not in ctl("ps").out
 
 
+@pytest.mark.parametrize("problem", ["disk_low", "disk_full", "write_failed", "limit_reached"])
+def test_why_nothing_is_recorded_is_told_in_words(daemons: Daemons, problem: str) -> None:
+    shop = daemons.start("shop")
+    shop.add("build", recording_problem=problem)
+    for words in (("ps",), ("show", "shop/build")):
+        out = ctl(*words).out
+        assert "output is not recorded: " in out
+        assert problem not in out
+    assert ctl("ps", "--json").json[0]["recording_problem"] == problem
+
+
 def test_ps_objects_have_every_key_and_null_where_nothing_is_known(daemons: Daemons) -> None:
     daemons.start("shop").add("claude")
     [one] = ctl("ps", "--json").json

@@ -423,6 +423,31 @@ async def test_a_full_disk_keeps_the_unit_and_not_those_who_wait(
         assert not stage.units.world.units
 
 
+async def test_a_full_disk_makes_no_ended_agent_unknown(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Book, agent: str, end: object) -> None:
+        raise Exhausted("disk_full", "no room")
+
+    async with stage.agents() as agents:
+        made = [await agents.spawn(wish()) for _ in range(2)]
+    for one in made:
+        stage.units.vanish(one.id)
+    monkeypatch.setattr(Book, "write_end", refuse)
+    async with stage.agents() as agents:
+        told = await agents.wait(made[0].id)
+        assert (told.state, told.end and told.end.cause) == (AgentState.TERMINATED, Cause.UNSEEN)
+        await agents.remove(made[0].id)
+    monkeypatch.undo()
+    # The next daemon, which has room, writes down what is left.
+    async with stage.agents() as agents:
+        assert [one.id for one in await agents.list(Selection(ended=True))] == [made[1].id]
+        await agents.wait(made[1].id)
+    end = stage.book().read(made[1].id).end
+    assert end is not None
+    assert end.cause is Cause.UNSEEN
+
+
 async def test_the_oldest_that_ended_are_forgotten(stage: Stage) -> None:
     stage.limit(keep_ended=2)
     async with stage.agents() as agents:
