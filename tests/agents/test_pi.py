@@ -129,6 +129,38 @@ def test_a_terminal_waits_and_is_gone_on_with(
     assert "and more" in messages[-1].text
 
 
+def test_what_a_terminal_goes_on_to_is_not_told_to_be_stopped(
+    pi: Program, running: Runner, adapter: Adapter, folder: Path
+) -> None:
+    seen = adapter("pi", pi)
+    run = launched(seen, pi, running, Wish(str(folder), "hello", id="talk-1"), tty=True)
+    run.wait_text("You said:")
+    seen.until_status(Status.IDLE, "talk-1")
+    run.type("/new")
+    run.wait_text("/new")
+    run.key("enter")
+    run.wait_text("New session started")
+    run.type("again")
+    run.wait_text("again")
+    run.key("enter")
+    went_on = seen.until(
+        lambda rows: next((one for one in rows.values() if one.first_prompt == "again"), None), "the new one"
+    )
+    assert went_on.status is Status.UNKNOWN
+    assert str(run.pid) in went_on.life.reason
+
+    # A tool says which it is, and it stays that when the tool has ended.
+    run.wait_text("You said: again")
+    run.type("tool: echo told; sleep 2")
+    run.wait_text("sleep 2")
+    run.key("enter")
+    live = seen.until_status(Status.RUNNING, went_on.id)
+    assert live.life.pid == run.pid
+    assert seen.rows()["talk-1"].status is Status.STOPPED
+    seen.until_status(Status.IDLE, went_on.id)
+    assert seen.rows()["talk-1"].status is Status.STOPPED
+
+
 def test_a_fork_names_its_parent_and_the_version_is_told(
     pi: Program, running: Runner, adapter: Adapter
 ) -> None:

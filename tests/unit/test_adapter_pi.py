@@ -342,6 +342,47 @@ def test_a_running_tool_names_the_conversation(adapter: Adapter) -> None:
     assert adapter.is_alive(found["my-id-1"], processes) == STOPPED
 
 
+def test_what_a_tool_named_counts_more_than_the_mark_of_the_start(adapter: Adapter) -> None:
+    found = found_by(adapter)
+    tool = FakeProcess(200, comm="sleep", parent=100, environment={"PI_SESSION_ID": "tool-1"})
+    marked = a_pi(environment={"SESSIOND_AGENT_SESSION": "pi:my-id-1"}, start_time=boot_ticks())
+    assert adapter.is_alive(found["my-id-1"], FakeProcesses(marked)).alive is True
+
+    for processes in (FakeProcesses(marked, tool), FakeProcesses(marked)):
+        assert adapter.is_alive(found["tool-1"], processes).pid == 100
+        assert adapter.is_alive(found["my-id-1"], processes) == STOPPED
+
+    assert adapter.is_alive(found["tool-1"], FakeProcesses()) == STOPPED
+    again = a_pi(environment={"SESSIOND_AGENT_SESSION": "pi:my-id-1"}, start_time=boot_ticks() + 5)
+    assert adapter.is_alive(found["my-id-1"], FakeProcesses(again)).alive is True, "another of that pid"
+
+
+def test_what_is_written_beside_a_mark_may_be_what_it_went_on_to(adapter: Adapter, tree: Path) -> None:
+    found = found_by(adapter)
+    environment = {"SESSIOND_AGENT_SESSION": "pi:my-id-1"}
+    row = found["my-id-1"]
+    marked = a_pi(environment=environment, start_time=boot_ticks(), cwd=row.cwd)
+    processes = FakeProcesses(marked)
+    other = next(one for one in found.values() if one.cwd == row.cwd and one.id != row.id)
+    assert adapter.is_alive(other, processes) == STOPPED, "written before anybody looked"
+
+    path = Path(other.native["path"])
+    os.utime(path)
+    list(adapter.discover({str(path)}))
+    life = adapter.is_alive(other, processes)
+    assert (life.alive, "pid 100" in life.reason) == (None, True)
+    assert adapter.is_alive(row, processes).alive is True
+    assert adapter.is_alive(other, FakeProcesses()) == STOPPED
+
+    # One that was seen to live while it was written, and ended.
+    assert adapter.is_alive(other, processes) == STOPPED
+    carrier = a_pi(pid=101, environment={"SESSIOND_AGENT_SESSION": f"pi:{other.id}"}, start_time=boot_ticks())
+    assert adapter.is_alive(other, FakeProcesses(marked, carrier)).alive is True
+    os.utime(path, ns=(1, 1))
+    list(adapter.discover({str(path)}))
+    assert adapter.is_alive(other, processes) == STOPPED
+
+
 def test_a_tool_that_outlived_its_pi_is_no_evidence(adapter: Adapter) -> None:
     found = found_by(adapter)
     tool = FakeProcess(200, comm="sleep", parent=1, environment={"PI_SESSION_ID": "tool-1"})

@@ -72,6 +72,14 @@ class Adapter:
         self._others: set[str] = set()
         self._told: dict[str, str] = {}
         self._closed: set[str] = set()
+        # By process, what its last tool named: newer than our mark, which is of its start.
+        self._went_on: dict[tuple[int, int], str] = {}
+        # What was written since the last look at processes; who had a mark then, and what lived.
+        self._written: set[str] = set()
+        self._marks: set[tuple[int, int]] = set()
+        self._lived: set[str] = set()
+        # What one of those may have gone on to.
+        self._doubted: dict[str, tuple[int, int]] = {}
 
     def watched(self) -> Sequence[Watched]:
         """The tree with a folder for each folder worked in, and the one folder of who asked for one."""
@@ -153,6 +161,7 @@ class Adapter:
 
     def _take(self, path: str) -> tuple[Row | None, Problem | None]:
         """Read one file. What was read of it before stays where it cannot be read any more."""
+        before = self._rows.get(path)
         row, problem, gone = self._read(path)
         if row is None and not gone and problem is not None:
             return self._rows.get(path), problem
@@ -160,6 +169,8 @@ class Adapter:
         if row is not None:
             self._rows[path] = row
             self._paths.setdefault(row.found.id, set()).add(path)
+            if before is None or before.mtime_ns != row.mtime_ns:
+                self._written.add(row.found.id)
         return row, problem
 
     def _drop(self, path: str) -> None:
@@ -226,7 +237,8 @@ class Adapter:
     # ---- evidence -----------------------------------------------------------------------------
 
     def evidence(self, processes: Processes) -> Evidence:
-        """A tool that runs carries the id; our mark does, in a process that no other Pi started. Any other
+        """A tool that runs carries the id; our mark does, in a process that no other Pi started, until one of
+        its tools named another: it was told to go on with that (`/new`, `/resume`). Any other
         process may have open what lies in its folder, or was written since it began."""
         running = {process.pid: process for process in processes.all() if self._runs(process)}
         lives: dict[str, Life] = {}
@@ -239,6 +251,7 @@ class Adapter:
                 session = process.environment.get("PI_SESSION_ID", "")
                 if session and session != parent.environment.get("PI_SESSION_ID"):
                     shown.add(parent.pid)
+                    self._went_on[parent.pid, parent.start_time] = session
                     if self._tells(session, parent):
                         lives[session] = living(parent)
         possible = []
@@ -247,17 +260,40 @@ class Adapter:
                 continue
             session = self._marked(process)
             if session:
+                session = self._went_on.get((process.pid, process.start_time), session)
                 if self._tells(session, process):
                     lives.setdefault(session, living(process))
                 continue
             possible.append(process)
+        self._went_on = {
+            pair: session
+            for pair, session in self._went_on.items()
+            if pair[0] in running and running[pair[0]].start_time == pair[1]
+        }
         for process in possible:
             self._may_have(process, lives)
+        self._doubt([one for pid, one in running.items() if pid not in shown and self._marked(one)], lives)
         return Evidence(lives, [_possible(process) for process in possible])
 
     def is_alive(self, found: Found, processes: Processes) -> Life:
         """From the same look."""
         return life_of(found, self.evidence(processes))
+
+    def _doubt(self, marked_ones: Sequence[Process], lives: dict[str, Life]) -> None:
+        """What nobody was seen to have open was written while a process with a mark was there: it may have
+        been told to go on with that, which its mark does not say."""
+        now = {(one.pid, one.start_time): one for one in marked_ones}
+        for session in self._written - lives.keys() - self._lived:
+            cwds = {self._rows[path].found.cwd for path in self._paths.get(session, ())}
+            for pair in now.keys() & self._marks:
+                if now[pair].cwd in cwds:
+                    self._doubted[session] = pair
+        self._written.clear()
+        self._marks, self._lived = set(now), set(lives)
+        self._doubted = {session: pair for session, pair in self._doubted.items() if pair in now}
+        for session, (pid, _) in self._doubted.items():
+            reason = f"written while pi (pid {pid}) worked in its folder, which may have gone on to it"
+            lives.setdefault(session, Life(None, reason))
 
     def _may_have(self, process: Process, lives: dict[str, Life]) -> None:
         """Conversations of other folders: resumed by their file they leave the process in its own folder.
