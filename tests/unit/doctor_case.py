@@ -42,7 +42,8 @@ SPEAKERS = ("failure", "warning", "unknown")
 
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
 VERSION = "252.38-1~deb12u1"
-NEVER = 0.3
+# Seconds after which a program that hangs is given up; those that answer beside it do within them.
+NEVER = 1.5
 ASKS_MANAGER = "show --property=Version"
 ASKS_UNITS = "--property=Id,LoadState"
 ASKS_RUNNING = "--property=LoadState,ActiveState"
@@ -63,7 +64,7 @@ class Programs:
 
     def hang(self, program: str, words: str = "") -> None:
         """Have it never answer."""
-        self._add(program, words, "exec sleep 60")
+        self._add(program, words, "exec sleep 600")
 
     def also(self, program: str, do: str) -> None:
         """Have it do something before it answers."""

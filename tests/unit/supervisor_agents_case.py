@@ -211,7 +211,7 @@ class House:
     @property
     def calls(self) -> AgentCalls:
         """Routing as it is."""
-        return self.calls_with(patience=10)
+        return self.calls_with(patience=60)
 
     def calls_with(self, *, patience: float) -> AgentCalls:
         """Routing with another patience."""
@@ -223,7 +223,7 @@ class House:
     def lists_with(self, *, seconds: float) -> AgentLists:
         """Listings with another bound."""
         at_rest = AtRest(self.paths, self.of, RestOutput(make_screen, 100))  # type: ignore[arg-type]
-        return AgentLists(self.parts.directory, self.calls_with(patience=10), at_rest, seconds=seconds)
+        return AgentLists(self.parts.directory, self.calls_with(patience=60), at_rest, seconds=seconds)
 
     async def until(self, session: str, state: SessionState) -> None:
         async with asyncio.timeout(PATIENCE):

@@ -291,7 +291,7 @@ async def test_a_process_is_ended_by_a_word_or_by_force() -> None:
 
 @pytest.mark.parametrize("how", ["loop", "block"])
 async def test_one_that_hangs_is_ended_delays_nobody_and_comes_back(how: str) -> None:
-    async with finding("one", "two", deadline=2.0) as case:
+    async with finding("one", "two", deadline=4.0) as case:
         os.mkfifo(case.home / "fifo")
         case.write("one", "a", title="good")
         await case.until(lambda: case.title("one", "a") == "good")
@@ -343,7 +343,7 @@ async def test_one_that_cannot_be_right_is_told(adapter: str, reason: str) -> No
 
 
 async def test_a_question_that_hangs_is_given_up() -> None:
-    async with finding("one", "two", deadline=2.0, pause=30.0) as case:
+    async with finding("one", "two", deadline=4.0, pause=30.0) as case:
         await case.finder.refresh(["one", "two"])
         asked = asyncio.create_task(case.finder.launch("one", Wish("/", prompt="loop")))
         assert (await case.finder.launch("two", Wish("/", prompt="x"))).input == b"x"
@@ -384,7 +384,7 @@ async def test_questions_are_answered_and_refused_as_the_adapter_does() -> None:
 
 
 async def test_programs_are_searched_where_the_caller_says(tmp_path: Path) -> None:
-    async with finding("one", "missing", "hangs-at-version", deadline=2.0, pause=30.0) as case:
+    async with finding("one", "missing", "hangs-at-version", deadline=4.0, pause=30.0) as case:
         (tmp_path / "sleep").write_text("#!/bin/sh")
         (tmp_path / "sleep").chmod(0o755)
         probes = await case.finder.probe([], str(tmp_path))

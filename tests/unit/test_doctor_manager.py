@@ -68,7 +68,7 @@ def _relative(made: Made) -> None:
 # user_manager
 
 
-@wrong("user_manager", "warning", "did not answer within 0.3 s", "systemctl --user")
+@wrong("user_manager", "warning", f"did not answer within {NEVER:g} s", "systemctl --user")
 def _manager_hangs(made: Made) -> None:
     made.programs.hang("systemctl", ASKS_MANAGER)
     made.changes["deadline"] = NEVER

@@ -122,20 +122,20 @@ def test_a_lock_whose_folder_went_away_is_taken_again(tmp_path: Path) -> None:
     def first() -> None:
         with record.locked(folder, make):
             entered.set()
-            leave.wait(10)
+            leave.wait(60)
             # As down does, with the lock still held.
             folder.lock.unlink()
             folder.path.rmdir()
 
     thread = threading.Thread(target=first)
     thread.start()
-    entered.wait(10)
+    entered.wait(60)
     timer = threading.Timer(0.05, leave.set)
     timer.start()
     with record.locked(folder, make):
         assert folder.lock.exists()
-    thread.join(10)
-    timer.join(10)
+    thread.join(60)
+    timer.join(60)
     assert len(made) == 3
 
 

@@ -354,7 +354,7 @@ def holder(path: Path) -> Iterator[None]:
 async def test_locked_by_another_process(path: Path) -> None:
     sessions = await fill(path)
     with holder(path):
-        store = await SqliteStore.open(path, busy_timeout=0.2)
+        store = await SqliteStore.open(path, busy_timeout=1.0)
         # Reading goes on, writing says which file is held, and the loop goes on turning meanwhile.
         assert await store.all() == sessions
         write = asyncio.ensure_future(store.put(new_id(), LABELED))
@@ -362,7 +362,8 @@ async def test_locked_by_another_process(path: Path) -> None:
         while not write.done():
             await asyncio.sleep(0.01)
             turns += 1
-        assert turns >= 5
+        # One at most if it stood still meanwhile.
+        assert turns >= 3
         with pytest.raises(Unreachable) as caught:
             await write
         assert caught.value.code == "database_locked"

@@ -178,7 +178,7 @@ async def test_a_socket_that_accepts_and_says_nothing_is_given_up(home: House, t
     session = await home.session("shop")
     silent = home.paths.session_socket(session)
     silent.parent.mkdir(exist_ok=True)
-    calls = home.calls_with(patience=0.3)
+    calls = home.calls_with(patience=2.0)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(silent))
         listening.listen()

@@ -422,11 +422,15 @@ async def test_while_nothing_happens_it_sleeps(root: Path) -> None:
     async with watching(root) as ear:
         task = asyncio.create_task(anext(ear.watch))
         await asyncio.sleep(0.2)
-        before = resource.getrusage(resource.RUSAGE_SELF)
-        await asyncio.sleep(1.0)
-        after = resource.getrusage(resource.RUSAGE_SELF)
+        woken = []
+        # What wakes by itself does in each of them; a busy machine may in some.
+        while len(woken) < 5 and min(woken, default=4) > 3:
+            before = resource.getrusage(resource.RUSAGE_SELF)
+            await asyncio.sleep(1.0)
+            after = resource.getrusage(resource.RUSAGE_SELF)
+            woken.append(after.ru_nvcsw - before.ru_nvcsw)
         # The test's own timer is one; nothing else wakes.
-        assert after.ru_nvcsw - before.ru_nvcsw <= 3
+        assert min(woken) <= 3, woken
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
