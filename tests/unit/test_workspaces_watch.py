@@ -422,7 +422,7 @@ async def test_while_nothing_happens_it_sleeps(root: Path) -> None:
     async with watching(root) as ear:
         task = asyncio.create_task(anext(ear.watch))
         await asyncio.sleep(0.2)
-        woken = []
+        woken: list[int] = []
         # What wakes by itself does in each of them; a busy machine may in some.
         while len(woken) < 5 and min(woken, default=4) > 3:
             before = resource.getrusage(resource.RUSAGE_SELF)
