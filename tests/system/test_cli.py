@@ -201,9 +201,14 @@ COMP_WORDS=(sessionctl start shop) COMP_CWORD=2
 _sessionctl_completion sessionctl shop start
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
-    done = product.host.run(["bash", "-c", script])
-    assert done.stdout.split() == ["shopping-cart", "shopping-list"]
-    assert done.stderr == ""
+
+    def completed() -> bool:
+        done = product.host.run(["bash", "-c", script])
+        assert done.stderr == ""
+        return done.stdout.split() == ["shopping-cart", "shopping-list"]
+
+    # A person who presses Tab is not kept waiting: where the machine is, there are no words.
+    until(completed, "the names of both")
 
 
 # ---- the starter ----------------------------------------------------------------------------
