@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sessiond.cli.stage import Stage
 
 PATIENCE = 30.0
-JOURNAL_PATIENCE = 5.0
+JOURNAL_PATIENCE = 15.0
 # Counts, and says how far it came when it is asked to end; what the shell itself says is none of it.
 COUNTER = (
     "exec 2>/dev/null; trap stop=1 TERM; n=0; "
