@@ -85,10 +85,10 @@ def _out(found: nest.Nest, *argv: str) -> str:
 
 
 def test_systemd_journald_bus_logind_and_the_users_manager_run(shared: nest.Nest) -> None:
-    assert _out(shared, "systemctl", "is-system-running") == "running\n"
+    assert _out(shared, "systemctl", "is-system-running", "--wait") == "running\n"
     running = ["systemd-journald", "dbus", "systemd-logind", f"user@{_UID}"]
     assert _out(shared, "systemctl", "is-active", *running).split() == ["active"] * 4
-    assert _out(shared, "systemctl", "--user", "is-system-running") == "running\n"
+    assert _out(shared, "systemctl", "--user", "is-system-running", "--wait") == "running\n"
     assert _out(shared, "loginctl", "show-user", str(_UID), "-p", "Linger") == "Linger=yes\n"
     assert "org.freedesktop.systemd1" in _out(shared, "busctl", "--user", "list")
 

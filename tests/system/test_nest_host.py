@@ -19,7 +19,7 @@ from sessiond.testing.host import GUEST, HOME, Host, HostUnavailable, sweep
 
 def test_its_user_is_unprivileged_and_has_a_manager(host: Host) -> None:
     assert host.run(["id", "-un"]).stdout.strip() == GUEST
-    assert host.systemctl("is-system-running").stdout.strip() == "running"
+    assert host.systemctl("is-system-running", "--wait").stdout.strip() == "running"
     assert host.run(["loginctl", "show-user", GUEST, "-p", "Linger"]).stdout == "Linger=yes\n"
 
 

@@ -72,7 +72,7 @@ def test_a_missing_machine_id_is_not_written_to_the_live_machine(fresh_host: Mak
     look = ["sh", "-c", "stat -c %s /etc/machine-id 2>&1; ls /etc/systemd/system /etc | md5sum"]
     host.run(["sh", "-c", damage], user=False)
     before = host.run(look).stdout
-    answer = _nested(host, "[run('cat', '/etc/machine-id'), run('systemctl', 'is-system-running')]")
+    answer = _nested(host, "[run('cat', '/etc/machine-id'), run('systemctl', 'is-system-running', '--wait')]")
     assert len(answer["said"][0].strip()) == 32
     assert answer["said"][1] == "running\n"
     assert host.run(look).stdout == before
@@ -97,7 +97,7 @@ def test_root_boots_one_for_a_user(fresh_host: MakeHost) -> None:
     host = fresh_host()
     code = (
         "[run('id', '-u'), run('printenv', 'HOME', 'USER', 'SESSIOND_RUNTIME_DIR'),"
-        " run('systemctl', '--user', 'is-system-running'),"
+        " run('systemctl', '--user', 'is-system-running', '--wait'),"
         " run('journalctl', '--user-unit=dbus.socket', '-o', 'cat'),"
         " run('sh', '-c', 'echo hello > $SESSIOND_RUNTIME_DIR/word; stat -c %a $SESSIOND_RUNTIME_DIR')]"
     )
@@ -144,8 +144,9 @@ def test_without_root_it_boots_in_a_user_namespace(fresh_host: MakeHost) -> None
     host = fresh_host()
     _unmask_proc(host)
     code = (
-        "[run('id', '-u'), run('systemctl', 'is-system-running'), run('sh', '-c', 'touch $HOME/mine'),"
-        " run('systemctl', '--user', 'is-system-running'), run('systemctl', '--user', 'show-environment'),"
+        "[run('id', '-u'), run('systemctl', 'is-system-running', '--wait'),"
+        " run('sh', '-c', 'touch $HOME/mine'), run('systemctl', '--user', 'is-system-running', '--wait'),"
+        " run('systemctl', '--user', 'show-environment'),"
         " run('systemd-run', '--user', '--wait', '--pipe', '--quiet', 'echo', 'ran'),"
         " run('getent', 'hosts', 'localhost'), run('journalctl', '--user-unit=dbus.socket'),"
         " nest.outer_pids(found)[1] == found.pid]"
