@@ -16,16 +16,18 @@ LEAST = 1 << 16
 # A run that is worth it fills one of the windows of this size that the data is cut into.
 _WINDOW = LEAST // 2
 _ESCAPE = b"\x1b"
-_TEXT_AND_ESCAPE = bytes(range(0x20, 0x7F)) + b"\t\r\n" + _ESCAPE
+# Of any encoding: the emulator knows no controls of eight bits.
+_TEXT_AND_ESCAPE = bytes([*range(0x20, 0x7F), *range(0x80, 0x100)]) + b"\t\r\n" + _ESCAPE
 _COLOUR = re.compile(rb"\x1b\[[0-9;:]{0,32}+m")
 # An escape that begins anything else; and with it all that is no text.
 _STRANGE = re.compile(rb"\x1b(?!\[[0-9;:]{0,32}+m)")
-_OTHER = re.compile(rb"[^\x20-\x7e\t\r\n\x1b]|" + _STRANGE.pattern)
+_OTHER = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]|" + _STRANGE.pattern)
 _UP_TO_OTHER = re.compile(rb".*(?:" + _OTHER.pattern + rb")", re.DOTALL)
 # Margins: outside of them a line is written over the one before, and what that one left stays. A sequence
 # with more in it than any has that is meant is taken for one.
 _MARGINS = re.compile(rb"\x1b\[[0-9;:]{1,32}[rs]|\x1b\[[0-9;:]{33}")
 _STRING = re.compile(rb"\x1b(?:\][^\x07\x18\x1a\x1b]*+|[P_^X][^\x18\x1a\x1b]*+)")
+_WHOLE = re.compile(rb"\x1b(?:\[[\x00-\x1a\x1c-?]*+[@-~]|[\x00-\x1a\x1c-/]*+[0-OQ-WYZ\\`-~])")
 _SEQUENCE = 40
 _LINE = b"\r\n"
 _RESETS = (b"\x1b[m", b"\x1b[0m")
@@ -58,9 +60,7 @@ class PlainText:
         parts = []
         begin = 0
         for start, end in _runs(data, calm):
-            if _is_said(data, start):
-                continue
-            first = data.find(_LINE, start, end)
+            first = data.find(_LINE, _seen_from(data, start), end)
             last = _nth_from_end(data, first, end, lines + 1)
             if last > first >= 0:
                 parts.append(data[begin : first + len(_LINE)])
@@ -110,11 +110,16 @@ def _start(data: bytes, low: int, place: int) -> int:
     return low if other is None else other.end()
 
 
-def _is_said(data: bytes, start: int) -> bool:
-    """Whether a run begins as what a sequence says, and is not on the screen."""
+def _seen_from(data: bytes, start: int) -> int:
+    """Where a run is on the screen from: behind the sequence that its beginning may belong to, or nowhere."""
     begun = data.rfind(_ESCAPE, 0, start)
-    said = _STRING.match(data, begun, start + 1) if begun >= 0 else None
-    return said is not None and said.end() > start
+    if begun < 0:
+        return start
+    string = _STRING.match(data, begun, start + 1)
+    if string is not None:
+        return start if string.end() <= start else len(data)
+    whole = _WHOLE.match(data, begun)
+    return len(data) if whole is None else max(start, whole.end())
 
 
 def _colours(data: bytes, start: int, end: int) -> bytes:

@@ -13,7 +13,14 @@ from sessiond.terminal.plain import LEAST, PlainText, _runs
 
 COLUMNS, ROWS, SCROLLBACK = 20, 6, 40
 
-TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30).map(str.encode)
+TEXT = st.one_of(
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30).map(str.encode),
+    # Wide ones, those that join the one before, controls of eight bits, and what is no UTF-8.
+    st.text(st.sampled_from("aé奥\u0301\u200d👩🏽🇩\ufe0f\u009b31m\x85"), max_size=20).map(str.encode),
+    st.lists(
+        st.sampled_from([b"\xe5\xa5", b"\x9b2;2r", b"\x9d0;", b"\x9c", b"\xff", b"\x90", b"b"]), max_size=5
+    ).map(b"".join),
+)
 COLOUR = st.sampled_from(
     [
         b"\x1b[m",
@@ -45,6 +52,9 @@ SEQUENCE = st.sampled_from(
         b"\x1b]2;no end",
         b"\x1b[",
         b"\xe5\xa5",
+        b"\x9b",
+        b"\x1b[?2027h",
+        b"\x07\x00",
         b"left behind",
         b"\n\n",
     ]
@@ -65,17 +75,36 @@ def in_small_pieces(data: bytes) -> list[bytes]:
 
 # Lines behind the screen go by whole pages, at other times with other pieces: the screen is compared.
 @settings(max_examples=100, deadline=None)
-@given(st.lists(SEQUENCE, max_size=4), st.lists(LINE, min_size=3, max_size=20), END, LINE, SEQUENCE)
+@given(
+    st.lists(SEQUENCE, max_size=4),
+    st.lists(LINE, max_size=5),
+    st.one_of(st.lists(LINE, min_size=3, max_size=20), st.lists(TEXT, min_size=3, max_size=20)),
+    END,
+    LINE,
+    SEQUENCE,
+)
 def test_what_is_left_out_is_not_missed(
-    before: list[bytes], lines: list[bytes], end: bytes, last: bytes, after: bytes
+    before: list[bytes], once: list[bytes], lines: list[bytes], end: bytes, last: bytes, after: bytes
 ) -> None:
     run = b"".join(line + end for line in lines)
-    data = b"".join(before) + run * (LEAST // max(1, len(run)) + 2) + last + after
+    begun = b"".join([*before, *(line + b"\r\n" for line in once)])
+    data = begun + run * (LEAST // max(1, len(run)) + 2) + last + after
     with_it, without = fed(*in_small_pieces(data)), fed(data)
     assert without.drawing() == with_it.drawing()
     more = b"\x1b\\\r\ngoes on\r\n"
     for screen in (with_it, without):
         screen.feed(more)
+    assert without.drawing() == with_it.drawing()
+    with_it.close()
+    without.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(COLOUR, min_size=1, max_size=8))
+def test_what_is_written_next_has_the_colours_that_were_set_last(colours: list[bytes]) -> None:
+    set_once = b"".join(b"\r\n" + colour for colour in colours)
+    data = set_once + b"\r\ny" * LEAST + b"\r\nlast"
+    with_it, without = fed(*in_small_pieces(data)), fed(data)
     assert without.drawing() == with_it.drawing()
     with_it.close()
     without.close()
@@ -120,7 +149,7 @@ def test_margins_are_seen_also_in_two_pieces(cut: int) -> None:
     assert plain.shortened(flood, 10) == flood
 
 
-RUN = re.compile(rb"(?:[\x20-\x7e\t\r\n]|\x1b\[[0-9;:]{0,32}m)+")
+RUN = re.compile(rb"(?:[\x20-\x7e\x80-\xff\t\r\n]|\x1b\[[0-9;:]{0,32}m)+")
 PART = st.tuples(
     st.integers(0, 2 * LEAST),
     st.sampled_from(
