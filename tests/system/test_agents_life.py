@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -172,6 +173,18 @@ def test_signals_reach_the_program_and_tell_how_it_ended(crew: Crew) -> None:
     # Somebody sent that signal, and it died of it.
     assert (state(ended), ended.signal) == ("terminated", "SIGINT")
     crew.refused("agent_not_running", "SignalAgent", agent=made.id, signal="TERM")
+
+
+def test_signals_without_a_name_of_their_own_are_signals(crew: Crew) -> None:
+    number = signal.SIGRTMIN + 2
+    made = crew.sh(f"trap 'exit 7' {number}; echo ready; while :; do sleep 0.05; done", stop_signal="RTMIN+2")
+    crew.printed(made.id, "ready")
+    ended = crew.stop(made.id)
+    assert (state(ended), ended.exit_status) == ("terminated", 7)
+    killed = crew.sh(FOR_EVER)
+    crew.call("SignalAgent", agent=killed.id, signal=str(number), all=True)
+    ended = crew.wait(killed.id)
+    assert (state(ended), ended.signal) == ("terminated", f"SIG{number}")
 
 
 def test_a_signal_that_was_lived_through_did_not_end_it(crew: Crew) -> None:
