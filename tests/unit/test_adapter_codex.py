@@ -6,11 +6,13 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from backports import zstd
 
 from sessiond.adapters import make_adapter
 from sessiond.errors import InvalidArgument, NotFound, Unsupported
@@ -194,9 +196,68 @@ def test_a_broken_beginning_is_told_until_it_is_well(tmp_path: Path) -> None:
     assert [each.id for each in told if isinstance(each, Found)] == [DONE]
 
 
-def test_a_compressed_one_is_known_by_name(tmp_path: Path) -> None:
+def pack(path: Path, data: bytes | None = None) -> Path:
+    """As Codex does it with what is old."""
+    packed = path.with_name(path.name + ".zst")
+    packed.write_bytes(zstd.compress(path.read_bytes() if data is None else data))
+    path.unlink()
+    return packed
+
+
+def test_a_compressed_one_is_read_as_it_was(tmp_path: Path) -> None:
     path = lay(tmp_path, "done")
-    path.rename(path.with_name(path.name + ".zst"))
+    plain = make_adapter("codex", home_of(tmp_path))
+    before = found_by(plain)[DONE]
+    said = plain.transcript(before, 50)
+    packed = pack(path)
+    adapter = make_adapter("codex", home_of(tmp_path))
+    found = found_by(adapter)[DONE]
+    assert replace(found, native=before.native) == before
+    assert found.native["path"] == str(packed)
+    assert adapter.transcript(found, 50) == said
+
+
+def test_of_a_long_compressed_one_the_beginning_and_the_index_tell(tmp_path: Path) -> None:
+    path = lay(tmp_path, "done")
+    lines = path.read_bytes()
+    first, _, rest = lines.partition(b"\n")
+    filler = b'{"type":"compacted","payload":{"message":"' + b"x" * 1000 + b'"}}\n'
+    pack(path, first + b"\n" + filler * 20_000 + rest)
+    adapter = make_adapter("codex", home_of(tmp_path))
+    found = found_by(adapter)[DONE]
+    assert found.cwd
+    transcript = adapter.transcript(found, 50)
+    assert [one.role for one in transcript.messages][-1] == "assistant"
+    assert transcript.has_more, "of the last 16 MB"
+
+
+@pytest.mark.parametrize("content", [b"", b"no zstd", b"\x28\xb5\x2f\xfd", zstd.compress(b"x" * 10_000)[:-4]])
+def test_a_broken_compressed_one_is_told(tmp_path: Path, content: bytes) -> None:
+    path = lay(tmp_path, "done")
+    packed = pack(path)
+    packed.write_bytes(content)
+    adapter = make_adapter("codex", home_of(tmp_path))
+    told = list(adapter.discover(None))
+    check_told(adapter, told)
+    assert [each.path for each in told if isinstance(each, Problem)] == [str(packed)]
+    assert not [each for each in told if isinstance(each, Found)]
+
+
+def test_one_that_unpacks_without_end_is_not_waited_for(tmp_path: Path) -> None:
+    path = lay(tmp_path, "done")
+    first = path.read_bytes().partition(b"\n")[0]
+    packed = pack(path, first + b"\n" + b"\n" * (300 << 20))
+    assert packed.stat().st_size < 1 << 20
+    adapter = make_adapter("codex", home_of(tmp_path))
+    found = found_by(adapter)[DONE]
+    with pytest.raises(NotFound, match="256 MB"):
+        adapter.transcript(found, 5)
+
+
+def test_without_what_unpacks_it_is_known_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("compression.zstd", "backports.zstd"):
+        monkeypatch.setitem(sys.modules, name, None)
+    pack(lay(tmp_path, "done"))
     index(tmp_path, name="My work", cwd="/home/user/project")
     adapter = make_adapter("codex", home_of(tmp_path))
     found = found_by(adapter)[DONE]
@@ -204,6 +265,7 @@ def test_a_compressed_one_is_known_by_name(tmp_path: Path) -> None:
     with pytest.raises(NotFound) as caught:
         adapter.transcript(found, 5)
     assert caught.value.code == "transcript_missing"
+    assert "resume" in caught.value.hint
 
 
 # ---- processes -------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -18,6 +18,7 @@ from sessiond.adapters.reading.evidence import began_ns, executing, is_program, 
 from sessiond.adapters.reading.objects import decoded
 from sessiond.adapters.reading.packages import VERSION_MAX, read_package
 from sessiond.adapters.reading.tracking import Tracked
+from sessiond.adapters.reading.zstd import unpacked_end
 from sessiond.adapters.starting import model_words, prompt_input, prompt_word
 from sessiond.errors import NotFound, Unsupported
 from sessiond.model.agent_session import STOPPED, Found, Life, Message, Plan, Problem, Transcript, Turn, Wish
@@ -285,16 +286,15 @@ class Adapter:
     def transcript(self, found: Found, tail: int) -> Transcript:
         """Its last messages, read from the end."""
         rollout = self._rollout(found.id)
-        if rollout is None or rollout.compressed:
+        if rollout is None:
             raise NotFound(
                 "transcript_missing",
                 f"there is no readable rollout of {found.id}",
-                hint="Codex compressed it: resume it once" if rollout else "look again with --refresh",
+                hint="look again with --refresh",
                 fields={"agent_session": found.id},
             )
         try:
-            size = os.stat(rollout.path).st_size
-            back = _Backwards(rollout.path, size)
+            back = _Backwards.packed(rollout.path) if rollout.compressed else _Backwards.plain(rollout.path)
             last: list[Message] = []
             more = False
             for message in rollouts.messages(back):
@@ -306,7 +306,9 @@ class Adapter:
             raise NotFound(
                 "transcript_missing",
                 f"the rollout of {found.id} cannot be read: {error.strerror}",
-                hint="look again with --refresh",
+                hint="Codex compressed it: resume it once"
+                if rollout.compressed
+                else "look again with --refresh",
                 fields={"agent_session": found.id, "path": rollout.path},
             ) from error
         problems: tuple[Problem, ...] = ()
@@ -370,11 +372,23 @@ class Adapter:
 class _Backwards:
     """Lines of a file from its end to its beginning; ``cut`` where it was left before the beginning."""
 
-    def __init__(self, path: str, size: int) -> None:
-        self._path = path
+    def __init__(self, size: int, read: Callable[[int, int], bytes], *, cut: bool = False) -> None:
         self._size = size
-        self.cut = False
+        # So many bytes before an offset.
+        self._read = read
+        self.cut = cut
         self.skipped = False
+
+    @classmethod
+    def plain(cls, path: str) -> _Backwards:
+        """Of a file as it is. Raises OSError."""
+        return cls(os.stat(path).st_size, lambda end, length: files.read_back(path, end, length))
+
+    @classmethod
+    def packed(cls, path: str) -> _Backwards:
+        """Of one that is compressed. Raises OSError."""
+        data, whole = unpacked_end(path, _BACK)
+        return cls(len(data), lambda end, length: data[end - length : end], cut=not whole)
 
     def __iter__(self) -> Iterator[bytes]:
         for number, line in enumerate(self._lines()):
@@ -388,7 +402,7 @@ class _Backwards:
         floor = max(0, self._size - _BACK)
         while end > floor:
             length = min(_BLOCK, end - floor)
-            block = files.read_back(self._path, end, length)
+            block = self._read(end, length)
             end -= length
             first, *others = block.split(b"\n")
             if not others:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -14,11 +15,14 @@ import msgspec
 from sessiond.adapters.reading import ends as files
 from sessiond.adapters.reading import objects, texts
 from sessiond.adapters.reading.objects import BROKEN
+from sessiond.adapters.reading.zstd import unpacked_head
 from sessiond.model.agent_session import Message, ToolUse, Turn
 
 # The first line holds the model's instructions (22 KB as of 0.169), the first prompt comes behind them.
 HEAD: Final = 64 * 1024
 TAIL: Final = 64 * 1024
+# Of a compressed one so much is unpacked.
+UNPACKED: Final = 4 * 1024 * 1024
 
 _NAME: Final = re.compile(
     r"rollout-.{1,40}-([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.jsonl(\.zst)?"
@@ -163,9 +167,13 @@ def read(path: str) -> tuple[Rollout | None, files.Stamp]:
     """What a rollout tells; None where its beginning is none. Raises OSError."""
     name = named(path)
     assert name is not None
-    if name[1]:
+    try:
+        ends = _unpacked(path) if name[1] else files.read_ends(path, HEAD, TAIL)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        # What it is called is known, and what the index tells of it.
         return Rollout(name[0], path, compressed=True), files.stamp(os.stat(path))
-    ends = files.read_ends(path, HEAD, TAIL)
     end = ends.head.find(b"\n")
     complete = ends.whole or end >= 0
     if end < 0:
@@ -176,7 +184,7 @@ def read(path: str) -> tuple[Rollout | None, files.Stamp]:
     )
     if meta is None:
         return None, ends.stamp
-    rollout = Rollout(name[0], path)
+    rollout = Rollout(name[0], path, compressed=name[1])
     _begin(rollout, meta)
     if ends.whole:
         blocks = [(ends.head, end + 1, len(ends.head))]
@@ -187,6 +195,17 @@ def read(path: str) -> tuple[Rollout | None, files.Stamp]:
         ]
     _read_lines(rollout, [block for block in blocks if block[1] < block[2]])
     return rollout, ends.stamp
+
+
+def _unpacked(path: str) -> files.Ends:
+    """Of one that Codex compressed: all of it, or its beginning where it is long. Raises OSError."""
+    status = os.stat(path)
+    data, whole = unpacked_head(path, UNPACKED)
+    head = data if whole else data[:HEAD]
+    size = len(data)
+    stamp = files.stamp(status)
+    tail = head if whole else b""
+    return files.Ends(path, head, tail, size, status.st_mtime_ns, status.st_ino, whole, stamp)
 
 
 # Part of what was read that begins and ends with whole lines.
