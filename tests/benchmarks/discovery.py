@@ -145,8 +145,8 @@ async def _cold(stage: Stage, corpus: Corpus, runs: int) -> Figure:
         note="ours: from the call of a connected client to its answer of all rows, once the supervisor has"
         " come to rest: with the start of a process for each adapter, their listings of folders, their"
         " watches and looks for processes; the limit: a whole process that is told the paths, opens the same"
-        " files, reads as many bytes of them and the same rows, and makes nothing of it; all is in the kernel's"
-        " cache for both",
+        " files, reads as many bytes of them and the same rows, and makes nothing of it; all is in the cache"
+        " of the kernel for both",
     )
 
 
