@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _GRACE = 2.0
-# A bus that cannot be asked in this time is not waited for: states are unknown until it answers.
-_QUESTION = 0.5
+# A bus that cannot be asked in this time, since it is only being started, say, is not waited for.
+_QUESTION = 0.1
 # The larger part of the program, in pieces of some ten milliseconds each.
 _STEPS = (
     "sessiond.supervisor.registry",
