@@ -52,7 +52,7 @@ def attach(
     """
     from sessiond.cli import terminal
 
-    session, _, found = agent_target(app, target)
+    session, session_name, found = agent_target(app, target)
     outcome = terminal.attach(
         app,
         session,
@@ -66,6 +66,8 @@ def attach(
         ended = outcome.agent
         from sessiond.cli.jsonout import agent_object
 
+        if ended is not None:
+            ended.session_name = ended.session_name or session_name
         app.print_json(
             {
                 "detached": outcome.detached,

@@ -160,12 +160,19 @@ def _sentence(app: App, route: Route, outcome: Outcome) -> str:
 def _label_of(app: App, route: Route, agent: Any | None) -> str:
     """The name of an agent as the supervisor knows it; its id where that does not answer."""
     from sessiond.rpc._generated.v1 import agents_pb2 as pb
+    from sessiond.rpc._generated.v1 import sessions_pb2
 
-    request = pb.GetAgentRequest(session=route.session, agent=route.agent)
+    supervisor = app.supervisor
     try:
-        return agent_label(app.supervisor.call(app.supervisor.agents.GetAgent, request, timeout=2.0).agent)
+        if agent is None:
+            request = pb.GetAgentRequest(session=route.session, agent=route.agent)
+            return agent_label(supervisor.call(supervisor.agents.GetAgent, request, timeout=2.0).agent)
+        # It may have been removed since; its daemon, which told of its end, does not know its session's name.
+        of = sessions_pb2.GetSessionRequest(session=route.session)
+        agent.session_name = supervisor.call(supervisor.sessions.GetSession, of, timeout=2.0).session.name
     except SessiondError:
-        return agent_label(agent) if agent is not None else render.plain(f"{route.session[:8]}/{route.agent}")
+        agent = agent or pb.Agent(session=route.session, id=route.agent)
+    return agent_label(agent)
 
 
 # ---- one attachment -------------------------------------------------------------------------

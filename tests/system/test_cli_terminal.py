@@ -132,6 +132,21 @@ def test_several_share_a_terminal_and_its_size_follows_the_policy(product: Produ
     assert not any("40" in line.split() for line in lines)
 
 
+def test_who_looks_at_an_agent_that_is_removed_is_told_its_name(product: Product, crew: Crew) -> None:
+    session = product.row(crew.session)["name"]
+    for flags in ([], ["--json"]):
+        made = crew.run("bash", "-c", TALKER, name="it", tty=True)
+        with on_terminal(product, "attach", "it", *flags) as client:
+            client.see(b"size")
+            product.ctl("rm", "--force", "it")
+            assert client.end() == 0
+            if flags:
+                told = json.loads(client.seen[client.seen.rindex(b'{\r\n  "detached') :])["agent"]
+                assert (told["session_name"], told["id"]) == (session, made.id)
+            else:
+                assert client.seen.endswith(b"[" + session.encode() + b"/it ended: signal SIGKILL]\r\n")
+
+
 # ---- managers that go away ------------------------------------------------------------------
 
 
