@@ -32,7 +32,7 @@ _KEPT = (
         ".local/state/opencode",
     ),
     *(".cache/opencode", ".pi", ".gemini", ".openclaw"),
-    *("work", "play"),
+    *("work", "play", "tmp"),
 )
 # Seconds that one call may take, and that all of one test may be followed.
 TIMEOUT = 300.0

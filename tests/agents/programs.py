@@ -437,9 +437,12 @@ def configure(
     ensure(package)
     seen = inside or str(home)
     own = _CONFIGURE[package.name](home, url, [os.fspath(folder) for folder in folders])
+    (home / "tmp").mkdir(exist_ok=True)
     places = [str(package.path.parent), *([str(Path(node).parent)] if node else [])]
     env = {
         "HOME": seen,
+        # Killed, they leave what they unpacked there.
+        "TMPDIR": f"{seen}/tmp",
         "USER": "tester",
         "LOGNAME": "tester",
         "SHELL": "/bin/bash",
