@@ -18,8 +18,9 @@ def strangers(
     adapter: AgentAdapter, lives: Lives, evidence: Evidence, rows: Mapping[str, Found], processes: Processes
 ) -> dict[str, Found]:
     """By id, a row for each process of the program that no row accounts for. Those in units of our agents are
-    told by these; who works through a server that is known has its conversation there."""
-    if not adapter.program or evidence.holders:
+    told by these; who works through a server that is known has its conversation there; where nothing can be
+    concluded, all rows say so."""
+    if not adapter.program or evidence.holders or evidence.unknown or evidence.elsewhere:
         return {}
     doubtful = {one.pid: one for one in lives.possible if not _fits(lives, one, rows)}
     accounted = {life.pid for life in lives.known.values() if life.pid is not None}

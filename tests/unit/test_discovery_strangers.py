@@ -53,6 +53,7 @@ def test_our_own_agents_and_spare_ones_are_told_elsewhere() -> None:
     assert told(Evidence(), codex(7, mark="s-a")) == {}
     assert told(Evidence(spare=[7]), codex(7)) == {}
     assert told(Evidence(holders=[(5, 50)]), codex(7)) == {}
+    assert told(Evidence(unknown="locks cannot be read"), codex(7)) == {}, "each row says so"
 
 
 @pytest.mark.parametrize(("cwd", "missing"), [("/w", False), ("/elsewhere", True)])
