@@ -239,7 +239,7 @@ class Spawning:
     async def start_again(self, entry: Entry) -> None:
         """Start one that has ended with what it was started with. The caller holds its lock.
 
-        Raises Conflict `environment_gone`, and what spawning raises; its end stays what it was then.
+        Raises as ``check_again``, and what spawning raises; its end stays what it was then.
         """
         self.check_again(entry)
         manager = await self._units.manager()
@@ -266,7 +266,8 @@ class Spawning:
         await self._begin(entry, before=(end, asked))
 
     def check_again(self, entry: Entry) -> None:
-        """Raise Conflict `environment_gone` where it cannot be started again."""
+        """Raise where it cannot be started again: Conflict `environment_gone` or `folder_missing`, NotFound
+        `command_not_found`, InvalidArgument `command_not_executable`."""
         if not self._roster.book.has_environment(entry.id):
             name = entry.spec.name
             raise Conflict(
@@ -275,6 +276,15 @@ class Spawning:
                 hint="run it anew; an agent that is to come back after a reboot is run with --resurrect",
                 fields={"agent": entry.id, "name": name},
             )
+        spec = self._at_home(entry.spec)
+        if not spec.cwd.is_dir():
+            raise Conflict(
+                "folder_missing",
+                f"the folder that {spec.name} runs in is not there: {spec.cwd}",
+                hint="put it back, or run it anew in another",
+                fields={"agent": entry.id, "path": str(spec.cwd)},
+            )
+        command.resolve([str(spec.program)], {}, spec.cwd)
 
     def _at_home(self, spec: AgentSpec) -> AgentSpec:
         """The spec with what lay in the workspace where it lies now, should that have been moved since."""

@@ -583,6 +583,33 @@ async def test_an_agent_follows_its_workspace(stage: Stage, resurrect: bool) -> 
         await agents.kill(made.id)
 
 
+async def test_one_whose_folder_or_program_is_gone_is_neither_stopped_nor_started(stage: Stage) -> None:
+    inside = stage.home / "workspace" / "src"
+    inside.mkdir()
+    program = stage.home / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    async with stage.agents() as agents:
+        made = await agents.spawn(wish(argv=(str(program),), cwd=str(inside), resurrect=True))
+        for what, elsewhere, code in (
+            (inside, stage.home / "src", "folder_missing"),
+            (program, stage.home / "other", "command_not_found"),
+        ):
+            what.rename(elsewhere)
+            with pytest.raises(SessiondError) as caught:
+                await agents.restart(made.id)
+            assert caught.value.code == code
+            assert caught.value.hint
+            assert agents.get(made.id).state is AgentState.RUNNING
+            elsewhere.rename(what)
+        program.unlink()
+    # Nor is it by a boot, and its end says why it runs no more.
+    stage.units.recover(run="2")
+    async with stage.agents() as agents:
+        ended = await agents.wait(made.id)
+        assert (ended.state, ended.end and ended.end.cause) == (AgentState.FAILED, Cause.MANAGER)
+
+
 async def test_a_launch_file_that_cannot_be_read_starts_nothing(stage: Stage) -> None:
     async with stage.agents() as agents:
         made = await agents.spawn(wish())

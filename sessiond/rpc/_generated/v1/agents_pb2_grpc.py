@@ -200,7 +200,7 @@ class AgentsServiceServicer:
 
     def RestartAgent(self, request, context):
         """Stops an agent that runs and starts it again with what it was started with; an ended one is started.
-        Errors: as SpawnAgent, and FAILED_PRECONDITION environment_gone.
+        Errors: as SpawnAgent, and FAILED_PRECONDITION environment_gone, folder_missing; it runs on then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
