@@ -9,13 +9,13 @@ from tests.system.product import INSIDE_ROOTS, Product, until
 def test_an_agent_is_restarted_where_its_workspace_is_now(product: Product) -> None:
     folder, moved = product.folder("before", under=INSIDE_ROOTS), f"{INSIDE_ROOTS}/after"
     session = product.started(folder=folder)["id"]
-    product.write(f"{folder}/src/tell", "#!/bin/sh\npwd\necho $PWD\nexec sleep 600\n")
+    product.write(f"{folder}/src/tell", "#!/bin/sh\npwd\necho in $PWD\nexec sleep 600\n")
     product.host.run(["chmod", "+x", f"{folder}/src/tell"])
     with crew_of(product, session) as crew:
         plain = crew.run("./tell", cwd=f"{folder}/src", name="plain")
         kept = crew.run("./tell", cwd=f"{folder}/src", name="kept", tty=True, resurrect=True)
         for one in (plain, kept):
-            crew.printed(one.id, f"{folder}/src")
+            crew.printed(one.id, f"in {folder}/src")
         product.host.run(["mv", folder, moved])
         until(lambda: product.links() == {session: moved}, "the session to follow its workspace")
         # What runs is left alone.
@@ -23,5 +23,6 @@ def test_an_agent_is_restarted_where_its_workspace_is_now(product: Product) -> N
         for one in (plain, kept):
             again = crew.restart(one.id)
             assert (state(again), again.cwd) == ("running", f"{moved}/src")
-            crew.printed(one.id, f"{moved}/src")
-            assert list(crew.lines(one.id)) == [f"{folder}/src"] * 2 + [f"{moved}/src"] * 2
+            crew.printed(one.id, f"in {moved}/src")
+            told = [f"{way}{where}/src" for where in (folder, moved) for way in ("", "in ")]
+            assert list(crew.lines(one.id)) == told
