@@ -93,23 +93,6 @@ def test_a_finder_that_is_killed_is_back_and_nothing_false_was_told(
     assert (row.status, row.pid, row.stale) == ("idle", locker, False)
 
 
-def test_the_finder_is_at_hand_before_anybody_asks_and_may_be_killed_then(
-    product: Product, programs: Programs
-) -> None:
-    session = programs.transcript(product.folder())
-    for killed in (False, True):
-        product.restart_supervisor()
-        until(lambda: finders(product).keys() == {"sessiond-finder"}, "the finder, and no adapter")
-        ready = finders(product)["sessiond-finder"]
-        if killed:
-            product.kill(ready)
-            until(lambda: not finders(product), "its end")
-        assert listed(product).keys() == {session}
-        now = finders(product)
-        assert now.keys() > {"sessiond-finder", "find:claude-cod"}
-        assert (now["sessiond-finder"] == ready) is not killed
-
-
 def test_while_an_adapter_is_away_its_rows_are_stale_and_never_stopped(
     product: Product, programs: Programs
 ) -> None:

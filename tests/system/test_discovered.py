@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sessiond.rpc._generated.v1 import discovery_pb2, system_pb2
+from tests.system.discovery_case import finders
 from tests.system.product import HOME, INSIDE_ROOTS, PATIENCE, Product, until
 
 CLAUDE = f"{HOME}/.claude"
@@ -235,6 +236,23 @@ def test_a_folder_that_an_agent_ran_in_is_a_candidate(product: Product, claude: 
         outside: {"claude-code": 1},
     }
     assert {one.path: dict(one.agent_sessions) for one in below} == {inside: {"claude-code": 2}}
+
+
+def test_the_finder_is_at_hand_before_anybody_asks_and_may_be_killed_then(
+    product: Product, claude: Claude
+) -> None:
+    session = claude.transcript(product.folder())
+    for killed in (False, True):
+        product.restart_supervisor()
+        until(lambda: finders(product).keys() == {"sessiond-finder"}, "the finder, and no adapter")
+        ready = finders(product)["sessiond-finder"]
+        if killed:
+            product.kill(ready)
+            until(lambda: not finders(product), "its end")
+        assert set(rows(product, "-a")) == {session}
+        now = finders(product)
+        assert now.keys() > {"sessiond-finder", "find:claude-cod"}
+        assert (now["sessiond-finder"] == ready) is not killed
 
 
 def test_nothing_of_discovery_runs_until_somebody_asks_nor_after_the_supervisor(product: Product) -> None:
