@@ -195,10 +195,18 @@ def test_a_recycled_pid_is_shown_running(product: Product, programs: Programs) -
         programs.processes.append(process)
         assert process.stdout is not None
         assert process.stdout.readline() == f"{pid}\n"
-        until(lambda: product.host.path(f"/proc/{pid}/comm").read_text() == "claude\n", "the program")
-        assert programs.entry(pid)["sessionId"] == session
-        assert listed(product, refresh=True)[session].status == "stopped"
-        assert got(product, session).status == "stopped"
+        try:
+            until(lambda: product.host.path(f"/proc/{pid}/comm").read_text() == "claude\n", "the program")
+            assert programs.entry(pid)["sessionId"] == session
+            rows = listed(product, refresh=True)
+            assert rows[session].status == "stopped"
+            # What runs under that pid now is told as what it is.
+            [other] = rows.keys() - {session}
+            assert (other.partition("-")[0], rows[other].status) == (f"process:{pid}", "unknown")
+            assert got(product, session).status == "stopped"
+        finally:
+            product.kill(pid)
+            process.wait()
     finally:
         product.host.run(["rm", "-r", BIN])
 
