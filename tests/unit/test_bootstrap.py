@@ -98,6 +98,8 @@ class Checkout:
         return {
             "PATH": str(self.bin),
             "HOME": os.environ["HOME"],
+            # One that is killed leaves its log there.
+            "TMPDIR": str(self.log.parent),
             "STUB_LOG": str(self.log),
             "STUB_INSTALLED": " ".join(PACKAGES),
         } | changes
