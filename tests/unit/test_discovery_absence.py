@@ -115,6 +115,18 @@ async def test_a_process_that_was_led_elsewhere_is_found_there(tmp_path: Path) -
             homes = {one.native["home"] for one in found if not one.id.startswith(PROCESS)}
             assert homes == {str(place)}
             assert await finder.transcript(ADAPTER, ID, 1)
+            # The process itself is told, and is nothing to be read or gone on with.
+            [stranger] = [one for one in found if one.id.startswith(PROCESS)]
+            assert (stranger.status, stranger.life.pid) == ("unknown", process.pid)
+            for asked in (
+                finder.transcript(ADAPTER, stranger.id, 1),
+                finder.resume(ADAPTER, stranger.id, Wish("/", "go on")),
+            ):
+                with pytest.raises(NotFound, match=PROCESS):
+                    await asked
+            process.kill()
+            while stranger.id not in (await rows(events)).gone:
+                pass
     finally:
         process.kill()
         process.wait()
