@@ -7,7 +7,7 @@ import click
 from sessiond.cli.agents import ENDED, STATES, agents, shown_name
 from sessiond.cli.app import App
 from sessiond.cli.choice import Choice, Deed, carry_out, choosing
-from sessiond.cli.verb import verb
+from sessiond.cli.verb import completed_by, verb
 
 
 @verb(
@@ -56,7 +56,14 @@ sessionctl signal -s INT --group workers
 """,
 )
 @agents(required=False, metavar="[AGENT]...")
-@click.option("-s", "--signal", required=True, metavar="SIGNAL", help="Name or number.")
+@click.option(
+    "-s",
+    "--signal",
+    required=True,
+    metavar="SIGNAL",
+    help="Name or number.",
+    shell_complete=completed_by("complete_signals"),
+)
 @click.option("--tree", is_flag=True, help="To all of its processes, not the main one alone.")
 @choosing()
 def signal(app: App, targets: tuple[str, ...], signal: str, tree: bool, choice: Choice) -> None:

@@ -12,7 +12,7 @@ import click
 from sessiond.cli.agents import ENDED, STATES, agent_line, shown_name, warn_unanswered, whole_name
 from sessiond.cli.app import App
 from sessiond.cli.show import Words
-from sessiond.cli.verb import TARGET, label_option, names_agent, pair
+from sessiond.cli.verb import TARGET, group_option, label_option, names_agent, pair
 from sessiond.errors import BY_KIND, ErrorKind, SessiondError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,7 +45,7 @@ def choosing(*, states: bool = True) -> Callable[[F], F]:
             "--all", "everything", is_flag=True, help="All agents, of --session or of every session."
         ),
         click.option("--session", type=TARGET, metavar="SESSION", help="Only agents of this one."),
-        click.option("--group", default="", metavar="GROUP", help="Only agents in this group."),
+        group_option("Only agents in this group."),
         label_option,
         click.option("--fail-fast", is_flag=True, help="After the first failure begin no more."),
     ]

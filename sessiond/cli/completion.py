@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import signal
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from click.shell_completion import CompletionItem, ShellComplete, get_completion
 
 from sessiond.cli import exits
 from sessiond.cli.app import App
+from sessiond.cli.choice import LIVING
 from sessiond.cli.verb import is_path, names_agent, verb
 from sessiond.errors import SessiondError
 
@@ -24,6 +26,13 @@ _SECONDS = 0.5
 _PLAIN = re.compile(r"[\w.,@%+-]+")
 _ID_DIGITS = 8
 _CONVERSATIONS = 200
+# The states of agents that these verbs can do something with; others are for all of them. What is unknown
+# may be tried.
+_STATES: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(("attach", "send", "stop", "kill", "signal"), LIVING),
+    "pause": ("unknown", "starting", "running"),
+    "resume": ("unknown", "paused"),
+}
 _CONVERSATION = re.compile(r"[\w.,:@%+/-]+")
 
 
@@ -87,15 +96,31 @@ def complete_targets(ctx: click.Context, incomplete: str) -> list[CompletionItem
 
 
 def complete_agents(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-    """Agents as `SESSION/NAME`; what runs goes before what has ended, and hides it where it has its name."""
+    """Agents as `SESSION/NAME` that the verb can do something with; what runs goes before what has ended,
+    and hides it where it has its name."""
     app = ctx.find_object(App)
     named = _named(ctx)
+    states = _STATES.get(ctx.command.name or "", ())
     found: dict[str, CompletionItem] = {}
-    for one in _agents(app) if app else []:
+    for one in _agents(app, states) if app else []:
         word = f"{_typed(one.session_name, one.session)}/{_typed(one.name, one.id)}"
         if word.startswith(incomplete) and word not in named:
             found.setdefault(word, CompletionItem(word, help=" ".join(one.command)))
     return list(found.values())
+
+
+def complete_groups(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """Groups that agents are in."""
+    app = ctx.find_object(App)
+    groups = {one.group for one in _agents(app)} if app else set()
+    return [CompletionItem(one) for one in sorted(groups) if one.startswith(incomplete) and _is_plain(one)]
+
+
+def complete_signals(_ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """Names of signals, with `SIG` where that is how the word begins."""
+    start = "SIG" if incomplete.upper().startswith("SIG") else ""
+    names = (one.name.removeprefix("SIG") for one in signal.Signals)
+    return [CompletionItem(start + one) for one in names if (start + one).startswith(incomplete.upper())]
 
 
 def complete_anything(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -166,13 +191,19 @@ def _named(ctx: click.Context) -> set[str]:
 
 def _typed(name: str, identity: str) -> str:
     """What is typed for a name: the beginning of the id where a shell would have to quote the name."""
-    return name if _PLAIN.fullmatch(name) else identity[:_ID_DIGITS]
+    return name if _is_plain(name) else identity[:_ID_DIGITS]
 
 
-def _agents(app: App) -> list[Any]:
+def _is_plain(word: str) -> bool:
+    return _PLAIN.fullmatch(word) is not None
+
+
+def _agents(app: App, states: Sequence[str] = ()) -> list[Any]:
+    from sessiond.cli.jsonout import agent_state_number
     from sessiond.rpc._generated.v1 import agents_pb2 as pb
 
-    request = pb.ListAgentsRequest(selection=pb.AgentSelection(include_ended=True))
+    wanted = [agent_state_number(one) for one in states]
+    request = pb.ListAgentsRequest(selection=pb.AgentSelection(states=wanted, include_ended=True))
     response = app.supervisor.call(app.supervisor.agents.ListAgents, request, timeout=_SECONDS)
     return sorted(response.agents, key=lambda one: one.HasField("ended_at"))
 

@@ -24,7 +24,7 @@ from sessiond.cli.conversation import (
     status_number,
 )
 from sessiond.cli.exits import UsageFault
-from sessiond.cli.verb import TARGET, absolute, label_option, verb
+from sessiond.cli.verb import TARGET, absolute, group_option, label_option, verb
 from sessiond.errors import InvalidArgument
 
 LARGEST_LIMIT = 10_000
@@ -53,7 +53,7 @@ sessionctl discovered --errors
 )
 @click.option("--cwd", metavar="FOLDER", type=click.Path(), help="Only those working in it or below it.")
 @label_option
-@click.option("--group", default="", metavar="GROUP", help="Only in this group.")
+@group_option("Only in this group.")
 @click.option("-s", "--session", type=TARGET, metavar="SESSION", help="Only those launched in this session.")
 @click.option("--since", metavar="TIME", help="Only updated since: 30min, 2h, 7d, or a date.")
 @click.option("--limit", type=int, default=0, metavar="N", help="At most N.")

@@ -11,7 +11,7 @@ from sessiond.cli import render
 from sessiond.cli.agents import ENDED, not_recorded, warn_unanswered
 from sessiond.cli.app import App
 from sessiond.cli.choice import AGENT_STATE, Choice, selection
-from sessiond.cli.verb import label_option, target, verb
+from sessiond.cli.verb import group_option, label_option, target, verb
 
 # What a narrow terminal goes without, the first named first.
 _DISPENSABLE = ("MEM", "CPU", "PID")
@@ -33,7 +33,7 @@ sessionctl ps --json | jq -r '.[] | select(.memory_bytes > 1e9).name'
 @click.option(
     "--state", "states", multiple=True, type=AGENT_STATE, metavar="STATE", help="Only in this state."
 )
-@click.option("--group", default="", metavar="GROUP", help="Only in this group.")
+@group_option("Only in this group.")
 @label_option
 def ps(
     app: App,

@@ -16,7 +16,7 @@ from sessiond.cli.conversation import ADAPTER
 from sessiond.cli.exits import UsageFault
 from sessiond.cli.launching import Prompted, launch, prompted
 from sessiond.cli.show import Words
-from sessiond.cli.verb import TARGET, Verb, absolute, check_words, pair, verb
+from sessiond.cli.verb import TARGET, Verb, absolute, check_words, completed_by, group_option, pair, verb
 from sessiond.errors import InvalidArgument, NotFound, SessiondError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ sessionctl run --env-file .env --env DISPLAY --timeout 10min -- ./check
     "--restart", type=POLICY, metavar="POLICY", help="When it ends: no (default), on-failure, always."
 )
 @click.option("--resurrect", is_flag=True, help="Start it again when its session comes back at boot.")
-@click.option("--group", default="", help="A group to put it in.")
+@group_option("A group to put it in.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A word to select by.")
 @click.option(
     "--env", "variables", multiple=True, metavar="NAME[=VALUE]", help="Set a variable, or pass it on."
@@ -138,7 +138,13 @@ sessionctl run --env-file .env --env DISPLAY --timeout 10min -- ./check
     help="What it reads; - for what you pipe in. Without a terminal.",
 )
 @click.option("--timeout", metavar="TIME", help="End it after so long: seconds, or 500ms, 30s, 5min, 2h.")
-@click.option("--stop-signal", default="", metavar="SIGNAL", help="What asks it to end; default SIGTERM.")
+@click.option(
+    "--stop-signal",
+    default="",
+    metavar="SIGNAL",
+    help="What asks it to end; default SIGTERM.",
+    shell_complete=completed_by("complete_signals"),
+)
 @click.option("--stop-timeout", metavar="TIME", help="How long it may take to end before it is killed.")
 @click.option(
     "--cwd", type=click.Path(), metavar="FOLDER", help="Where to run it; default the current folder."

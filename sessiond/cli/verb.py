@@ -251,6 +251,25 @@ def thing(required: bool = True) -> Callable[[F], F]:
 # ---- other words ----------------------------------------------------------------------------
 
 
+def completed_by(name: str) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
+    """What completes an option: a function of the module `completion`, loaded when a shell asks."""
+
+    def ask(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+        from sessiond.cli import completion
+
+        found: list[Any] = getattr(completion, name)(ctx, incomplete)
+        return found
+
+    return ask
+
+
+def group_option(help: str) -> Callable[[F], F]:
+    """`--group`, of agents or conversations."""
+    return click.option(
+        "--group", default="", metavar="GROUP", help=help, shell_complete=completed_by("complete_groups")
+    )
+
+
 def label_option(function: F) -> F:
     """`--label`, in filters."""
     return click.option(

@@ -423,15 +423,32 @@ def test_agents_are_completed(daemons: Daemons) -> None:
     shop.add("old", "completed")
     odd = shop.add("odd name; rm")
     assert completed("sessionctl pause shop/cl") == ["plain,shop/claude"]
-    assert completed("sessionctl stop sh") == [
-        "plain,shop",
-        "plain,shop/claude",
-        f"plain,shop/{odd.id[:8]}",
-        "plain,shop/old",
-    ]
+    running = ["plain,shop/claude", f"plain,shop/{odd.id[:8]}"]
+    assert completed("sessionctl show sh") == ["plain,shop", *running, "plain,shop/old"]
     assert completed("sessionctl stop shop/claude shop/c") == [""], "it is named already"
     assert completed("sessionctl start shop/") == [""]
     assert completed("sessionctl ps sh") == ["plain,shop"]
+
+
+def test_agents_are_completed_that_a_verb_can_do_something_with(daemons: Daemons) -> None:
+    shop = daemons.start("shop")
+    shop.add("claude", group="web")
+    shop.add("frozen", "paused", group="web")
+    shop.add("old", "completed", group="night shift")
+    living = ["plain,shop/claude", "plain,shop/frozen"]
+    assert completed("sessionctl stop shop/") == living
+    assert completed("sessionctl attach shop/") == living
+    assert completed("sessionctl pause shop/") == ["plain,shop/claude"]
+    assert completed("sessionctl resume shop/") == ["plain,shop/frozen"]
+    assert completed("sessionctl rm shop/") == [*living, "plain,shop/old"]
+    # What a shell would have to quote is left for the person to type.
+    assert completed("sessionctl stop --group ") == ["plain,web"]
+
+
+def test_signals_are_completed() -> None:
+    assert completed("sessionctl signal -s US") == ["plain,USR1", "plain,USR2"]
+    assert completed("sessionctl signal -s sigus") == ["plain,SIGUSR1", "plain,SIGUSR2"]
+    assert completed("sessionctl run --stop-signal HU") == ["plain,HUP"]
 
 
 def test_the_command_of_run_is_completed(tmp_path: Path) -> None:
