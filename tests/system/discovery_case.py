@@ -124,9 +124,8 @@ class Programs:
         for process in self.processes:
             process.kill()
             process.wait()
-        self.product.host.run(
-            ["sh", "-c", f"chmod -R u+rwX {CLAUDE} {CODEX} 2>/dev/null; rm -rf {CLAUDE} {CODEX}"]
-        )
+        self.product.host.run(["sh", "-c", f"chmod -R u+rwX {CLAUDE} {CODEX} 2>/dev/null; true"])
+        self.product.rid(CLAUDE, CODEX)
 
 
 def transcript_path(session: str, cwd: str) -> str:

@@ -385,6 +385,10 @@ class Product:
 
     # ---- the end of a test
 
+    def rid(self, *paths: str) -> None:
+        """Remove files of the user's for good: what is still ending may write once more."""
+        until(lambda: self.host.run(["rm", "-rf", *paths], check=False).returncode == 0, f"no {paths}")
+
     def clean(self) -> None:
         """Delete every session, and fail where anything of one is left; the supervisor serves afterwards."""
         try:

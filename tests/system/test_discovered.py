@@ -82,7 +82,8 @@ def claude(product: Product) -> Iterator[Claude]:
     for process in made.processes:
         process.kill()
         process.wait()
-    product.host.run(["rm", "-rf", CLAUDE])
+    product.clean()
+    product.rid(CLAUDE)
 
 
 def rows(product: Product, *words: str) -> dict[str, dict[str, Any]]:

@@ -138,7 +138,9 @@ def claude(product: Product) -> Iterator[Claude]:
     for process in made.processes:
         process.kill()
         process.communicate()
-    product.host.run(["rm", "-rf", CLAUDE])
+    # Programs in sessions, which write there too, are ended first.
+    product.clean()
+    product.rid(CLAUDE)
 
 
 def test_one_row_from_the_launch_to_the_end_and_on(claude: Claude) -> None:
