@@ -25,8 +25,6 @@ from sessiond.ports.discovery import Process, Processes
 SETTING: Final = "SESSIOND_FINDER_HOMES"
 # So many besides the usual one are known of each program.
 HOMES_MAX: Final = 16
-# An interpreter's command line names what it runs among so many words.
-_WORDS: Final = 6
 _PATH_MAX: Final = 1024
 _MEMORY_MAX: Final = 256 * 1024
 
@@ -146,7 +144,7 @@ def processes_of(name: str, processes: Processes) -> Iterator[Process]:
     """Those that run the program, or are called by its name."""
     program = PROGRAMS.get(name, "")
     for process in processes.all() if program else ():
-        if executes(process, program, _WORDS):
+        if executes(process, program):
             yield process
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Final
 
 from sessiond.adapters.reading.evidence import executes
 from sessiond.discovery.lives import Lives
 from sessiond.model.agent_session import PROCESS, Found, Life
 from sessiond.ports.discovery import AgentAdapter, Evidence, Possible, Process, Processes
-
-# Among so many words of its command line an interpreter names what it runs.
-_WORDS: Final = 6
 
 
 def strangers(
@@ -30,7 +26,7 @@ def strangers(
     left = {
         one.pid: one
         for one in processes.all()
-        if (one.pid in doubtful or executes(one, adapter.program, _WORDS))
+        if (one.pid in doubtful or executes(one, adapter.program))
         and not one.mark
         and one.pid not in families
         and accounted.isdisjoint(_above(one.pid, processes))

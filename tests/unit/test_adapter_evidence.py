@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sessiond.adapters.reading.evidence import began_ns, life_of, marked
+from sessiond.adapters.reading.evidence import began_ns, executes, life_of, marked
 from sessiond.model.agent_session import MARKER, STOPPED, Found, Life
 from sessiond.ports.discovery import Evidence, Possible
 from tests.unit.adapter_case import FakeProcess
@@ -67,3 +67,33 @@ def test_what_is_known_comes_before_what_may_be() -> None:
     assert life_of(FOUND, Evidence({}, possible, "closed")).reason == "who knows"
     assert life_of(FOUND, Evidence({}, unknown="closed")) == Life(None, "closed")
     assert life_of(FOUND, Evidence()) == STOPPED
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("node", "/usr/lib/node_modules/@openai/codex/bin/codex.js"),
+        ("node", "--no-warnings", "/usr/bin/codex", "exec"),
+        ("node", "--import", "tsx", "/src/codex.ts"),
+        ("python3", "/opt/codex"),
+        ("bun", "codex.mjs"),
+    ],
+)
+def test_an_interpreter_runs_the_program_that_its_script_is(argv: tuple[str, ...]) -> None:
+    assert executes(FakeProcess(7, 1, argv[0], argv=argv), "codex")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("python3", "codex.py"),
+        ("node", "build.js", "codex"),
+        ("node", "server.js", "--for", "codex.js"),
+        ("node", "-e", "1", "a", "b", "c", "/usr/bin/codex"),
+        ("vim", "/usr/bin/codex"),
+        ("node",),
+        (),
+    ],
+)
+def test_who_only_names_a_program_does_not_run_it(argv: tuple[str, ...]) -> None:
+    assert not executes(FakeProcess(7, 1, argv[0] if argv else "x", argv=argv), "codex")

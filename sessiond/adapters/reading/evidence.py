@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from sessiond.model.agent_session import MARKER, STOPPED, Found, Life, Turn
@@ -30,6 +30,8 @@ def handed_down(process: Process, adapter: str) -> bool:
 
 
 _INTERPRETERS: Final = ("node", "bun", "deno", "python")
+# What these programs are installed as: a script of another language only has the same name.
+_SCRIPTS: Final = ("", ".js", ".cjs", ".mjs", ".ts")
 # So many words of an interpreter's command line can name what it runs: it may be given options before.
 _WORDS: Final = 6
 
@@ -44,18 +46,30 @@ def is_program(process: Process, word: str) -> bool:
     return interpreted and any(word in each for each in process.argv[1:_WORDS])
 
 
-def executes(process: Process, program: str, words: int = 2) -> bool:
+def executes(process: Process, program: str) -> bool:
     """Whether a process runs a program of that name, by what it is called and executes; of an interpreter by
-    so many words of its command line."""
+    the script that its command line names."""
     name = process.exe.rpartition("/")[2]
     if program in (process.comm, name):
         return True
     interpreted = process.comm.startswith(_INTERPRETERS) or name.startswith(_INTERPRETERS)
-    given = process.argv[:words] if interpreted else ()
-    if any(word.rpartition("/")[2].partition(".")[0] == program for word in given):
+    if interpreted and any(_is_script(word, program) for word in _scripts(process.argv)):
         return True
     # Programs that are installed by version are known by what they were called by.
     return bool(process.argv) and process.argv[0].rpartition("/")[2] == program
+
+
+def _scripts(argv: Sequence[str]) -> Iterator[str]:
+    """Words that may be the script of an interpreter's command line: the first that is no option, and paths
+    near it, since options may have taken the first."""
+    given = [word for word in argv[1:_WORDS] if not word.startswith("-")]
+    yield from given[:1]
+    yield from (word for word in given[1:] if word.startswith("/"))
+
+
+def _is_script(word: str, program: str) -> bool:
+    stem, ending = os.path.splitext(word.rpartition("/")[2])
+    return stem == program and ending in _SCRIPTS
 
 
 def living(process: Process, turn: Turn | None = None, activity: str = "", reason: str = "") -> Life:
