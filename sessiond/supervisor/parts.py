@@ -218,7 +218,7 @@ def _adapter_rules(settings: Settings) -> Rules:
 
 
 def _finder(settings: Settings) -> Finder:
-    # Loaded when it is called, after READY: on many machines there is no agent program.
+    # Loaded when it is called: nobody waits for it on the way to READY.
     from sessiond.discovery.host import ProcessFinder
 
     homes: dict[str, list[str]] = {}
