@@ -137,7 +137,8 @@ class Evidence:
     homes: Mapping[str, str] = field(default_factory=dict)
     """That home, by id, of those who live in one."""
     spare: Collection[int] = ()
-    """Pids of processes of the program that have no conversation open for certain."""
+    """Pids of processes that are no rows of their own: they have no conversation open for certain, or are
+    told by another adapter."""
 
 
 class AgentAdapter(Protocol):

@@ -325,6 +325,20 @@ def test_what_is_in_no_file_yet_is_told_once_though_the_port_shares_the_tree(
     assert set(adapter.evidence(processes).lives) == {"my-id-1"}
 
 
+def test_both_programs_may_have_one_open_and_each_process_is_told_by_its_own_adapter(
+    adapter: Adapter, tmp_path: Path
+) -> None:
+    port = RustAdapter({"HOME": str(tmp_path)})
+    own = a_pi(comm="pi-rust", exe="/usr/bin/pi-rust", argv=["pi-rust"])
+    for process, told_by, other in ((a_pi(), adapter, port), (own, port, adapter)):
+        found = found_by(adapter)
+        found_by(port)
+        processes = FakeProcesses(process)
+        assert adapter.is_alive(found["my-id-1"], processes).alive is None
+        assert list(told_by.evidence(processes).spare) == []
+        assert list(other.evidence(processes).spare) == [process.pid]
+
+
 def test_a_mark_handed_down_says_nothing(adapter: Adapter) -> None:
     found = found_by(adapter)
     environment = {"SESSIOND_AGENT_SESSION": "pi:my-id-1", "PI_CODING_AGENT": "true"}

@@ -18,7 +18,7 @@ import msgspec
 
 from sessiond.adapters.pi.files import ID_MAX, Header, Row, first_header, messages_of, read_row
 from sessiond.adapters.reading.ends import malformed, read_small, unreadable
-from sessiond.adapters.reading.evidence import began_ns, handed_down, life_of, living, marked
+from sessiond.adapters.reading.evidence import began_ns, executes, handed_down, life_of, living, marked
 from sessiond.adapters.reading.objects import decoded_file
 from sessiond.adapters.reading.packages import packaged_version
 from sessiond.adapters.reading.stamps import Stamps
@@ -37,11 +37,13 @@ from sessiond.ports.discovery import (
     Watched,
 )
 
+# Its Rust port.
+_PORT: Final = "pi-rust"
 # What runs Pi: its own file of execution, or an interpreter that it renames its process in.
 _INTERPRETERS: Final = {"node", "nodejs", "bun", "deno"}
-_NAMES: Final = {"pi", "pi-rpc"}
+_NAMES: Final = {"pi", "pi-rpc", _PORT}
 # Names of the adapters that share the tree.
-_BOTH: Final = ("pi", "pi-rust")
+_BOTH: Final = ("pi", _PORT)
 _PACKAGE: Final = "pi-coding-agent"
 _FILE_NAME: Final = re.compile(r"[^_]*_(.+)\.jsonl")
 # The clock of file systems goes in steps, and start times are counted in hundredths of a second.
@@ -273,7 +275,9 @@ class Adapter:
         for process in possible:
             self._may_have(process, lives)
         self._doubt([one for pid, one in running.items() if pid not in shown and self._marked(one)], lives)
-        return Evidence(lives, [_possible(process) for process in possible])
+        # Either program may have any of the tree's open; a process itself is told by its own adapter.
+        others = [pid for pid, process in running.items() if executes(process, _PORT) is (self.name != _PORT)]
+        return Evidence(lives, [_possible(process) for process in possible], spare=others)
 
     def is_alive(self, found: Found, processes: Processes) -> Life:
         """From the same look."""
