@@ -101,10 +101,12 @@ def takeover(app: App, *, target: str, prompt: Prompted, detach: bool, yes: bool
         service.GetAgentSession, pb.GetAgentSessionRequest(agent_session=target)
     ).agent_session
     one = conversation_object(app, message)
-    if message.HasField("pid") and not yes and not _runs_here(app, message):
+    # Of what cannot be told nothing is ended: the supervisor says why.
+    told = yes or message.status != pb.AGENT_SESSION_STATUS_UNKNOWN
+    if message.HasField("pid") and told and not yes and not _runs_here(app, message):
         _ask(app, one, message.pid)
     words = read_prompt(prompt.file) if prompt.file is not None else ""
-    _resume(app, target, words, prompt, take_over=True, detach=detach, **wishes)
+    _resume(app, target, words, prompt, take_over=told, detach=detach, **wishes)
 
 
 def _runs_here(app: App, message: Any) -> bool:

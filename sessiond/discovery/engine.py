@@ -379,7 +379,15 @@ class Engine:
         return answer_plainly(self._adapter, question)
 
     def _known(self, session: str) -> Found:
-        if session not in self._told or session.startswith(PROCESS):
+        if session.startswith(PROCESS):
+            raise NotFound(
+                "transcript_missing",
+                f"{session} is a process, and which conversation of {self._adapter.title} it has open is "
+                "not known",
+                hint="its conversation is a row of its own once the program tells it",
+                fields={"adapter": self._adapter.name, "id": session},
+            )
+        if session not in self._told:
             raise NotFound(
                 "transcript_missing",
                 f"{self._adapter.title} has no conversation {session!r}",

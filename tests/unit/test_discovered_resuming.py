@@ -182,6 +182,16 @@ async def test_what_cannot_be_told_is_not_started(base: Base) -> None:
     assert not base.finder.ended
 
 
+async def test_a_process_is_no_conversation(base: Base) -> None:
+    base.put("process:7-70", life=Life(None, "it does not tell which", 7, 70))
+    await base.finder.read()
+    for take_over in (False, True):
+        told = await refused(base.resume("process:7-70", take_over=take_over))
+        assert (told.code, told.fields["pid"]) == ("agent_session_unknown", "7")
+        assert "is a process" in told.message
+    assert not base.finder.ended
+
+
 async def test_one_that_ended_before_it_told_its_id(base: Base) -> None:
     base.finder.plans["codex"] = Plan(("prog",), learn="stdout")
     made = await base.launch("codex")

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from sessiond.aio import unbroken
 from sessiond.errors import Conflict, InvalidArgument, NotFound
 from sessiond.model.agent import AgentState
-from sessiond.model.agent_session import AgentSessionStatus, Key, Plan, Wish
+from sessiond.model.agent_session import PROCESS, AgentSessionStatus, Key, Plan, Wish
 from sessiond.model.conversation import AgentSession, split_mark
 from sessiond.rpc._generated.v1 import agents_pb2 as agents
 from sessiond.rpc.agent_codec import state_from_wire
@@ -65,6 +65,8 @@ class Resuming:
             )
         async with self._held(word) as known:
             row = await self._known.anew(known)
+            if row.found.id.startswith(PROCESS):
+                raise _nameless(row)
             if row.stale:
                 raise _cannot_tell(row, "its adapter fails at the moment")
             if row.status is AgentSessionStatus.UNKNOWN:
@@ -272,4 +274,13 @@ def _cannot_tell(row: AgentSession, reason: str) -> Conflict:
         f"whether {_shown(row)} runs cannot be told: {reason}",
         hint="end its program if it runs, and try again",
         fields=_fields(row),
+    )
+
+
+def _nameless(row: AgentSession) -> Conflict:
+    return Conflict(
+        "agent_session_unknown",
+        f"{_shown(row)} is a process, and which conversation it has open is not known",
+        hint="go on where it runs: its conversation is a row of its own once the program tells it",
+        fields=_fields(row) | {"pid": str(row.found.life.pid or "")},
     )
