@@ -44,10 +44,11 @@ def adapters(app: App, names: tuple[str, ...]) -> None:
 
 
 def _object(message: Any) -> dict[str, Any]:
+    # One that is switched off is not asked: nothing is known of its program.
     return {
         "name": message.name,
         "title": message.title,
-        "installed": message.installed,
+        "installed": None if message.disabled else message.installed,
         "path": message.path or None,
         "version": message.version or None,
         "verified": message.verified or None,
@@ -61,11 +62,12 @@ def _object(message: Any) -> dict[str, Any]:
 
 
 def _cells(one: dict[str, Any]) -> list[str]:
+    off = one["disabled"]
     return [
-        one["name"] + (" (off)" if one["disabled"] else ""),
+        one["name"] + (" (off)" if off else ""),
         one["title"],
-        (one["version"] or "unknown") if one["installed"] else "not installed",
-        one["verified"] or "unverified",
+        "-" if off else (one["version"] or "unknown") if one["installed"] else "not installed",
+        "-" if off else one["verified"] or "unverified",
         str(one["agent_sessions"]),
         str(one["live"]),
         render.home_path(one["path"]) if one["path"] else "-",

@@ -513,6 +513,14 @@ def test_adapters(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ctl("adapters", "clod", "--json").errors[0]["code"] == "adapter_unknown"
 
 
+def test_of_an_adapter_that_is_switched_off_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SESSIOND_ADAPTERS_DISABLED", "codex")
+    with StandIn():
+        assert re.search(r"^codex \(off\) +codex +- +- +0 +0 +-$", ctl("adapters").out, re.MULTILINE)
+        [told] = ctl("adapters", "codex", "--json").json
+        assert (told["disabled"], told["installed"], told["verified"]) == (True, None, None)
+
+
 def test_doctor_tells_of_files_that_cannot_be_read(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
