@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from sessiond.adapters.reading.evidence import executes
 from sessiond.discovery.lives import Lives
-from sessiond.model.agent_session import PROCESS, Found, Life
+from sessiond.model.agent_session import HOME, PROCESS, Found, Life
 from sessiond.ports.discovery import AgentAdapter, Evidence, Possible, Process, Processes
 
 
@@ -19,7 +19,11 @@ def strangers(
     if not adapter.program or evidence.holders or evidence.unknown or evidence.elsewhere:
         return {}
     doubtful = {one.pid: one for one in lives.possible if not _fits(lives, one, rows)}
-    accounted = {life.pid for life in lives.known.values() if life.pid is not None}
+    accounted = {
+        life.pid
+        for session, life in lives.known.items()
+        if life.pid is not None and not _abroad(lives, life, rows.get(session), processes.get(life.pid))
+    }
     accounted |= {one.pid for one in lives.possible if one.pid not in doubtful}
     accounted |= set(evidence.spare)
     families = {pid for known in accounted for pid in _above(known, processes)}
@@ -43,6 +47,14 @@ def _row(adapter: AgentAdapter, process: Process, doubt: Possible | None) -> Fou
         reason += ", and no conversation is known that it has open"
     life = Life(None, reason, process.pid, process.start_time)
     return Found(adapter.name, f"{PROCESS}{process.pid}-{process.start_time}", cwd=process.cwd, life=life)
+
+
+def _abroad(lives: Lives, life: Life, found: Found | None, process: Process | None) -> bool:
+    """Whether it only may be that a process has one of another folder open: in its own it is to be seen."""
+    if life.alive is not None or found is None or process is None:
+        return False
+    there = Possible(process.pid, process.start_time, process.cwd, life.reason, found.native.get(HOME, ""))
+    return not lives.may_have(there, found)
 
 
 def _fits(lives: Lives, one: Possible, rows: Mapping[str, Found]) -> bool:

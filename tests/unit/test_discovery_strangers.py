@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from sessiond.adapters import pi, pi_rust
 from sessiond.discovery.lives import settle
 from sessiond.discovery.strangers import strangers
 from sessiond.model.agent_session import Found, Life, is_proper_id
@@ -63,6 +65,16 @@ def test_who_may_have_a_conversation_open_is_told_there_or_by_itself(cwd: str, m
     assert [row.life.reason for row in rows.values()] == ["it does not tell"] * missing
 
 
+@pytest.mark.parametrize(("alive", "cwd", "missing"), [(None, "/w", 0), (None, "/x", 1), (True, "/x", 0)])
+def test_who_may_have_one_of_another_folder_open_is_seen_in_its_own(
+    alive: bool | None, cwd: str, missing: int
+) -> None:
+    evidence = Evidence(
+        {"a": Life(alive, "written since", 7, 70)}, [Possible(7, 70, "/w", "it does not tell")]
+    )
+    assert len(told(evidence, codex(7), rows=(Found("codex", "a", cwd=cwd),))) == missing
+
+
 def test_circles_of_parents_end() -> None:
     assert set(told(Evidence(), codex(7, parent=8), codex(8, parent=7))) <= {"process:7-70", "process:8-80"}
 
@@ -72,3 +84,15 @@ def test_a_program_without_a_name_has_none() -> None:
     nameless = Program("acp", "")
     lives = settle(nameless, Evidence(), {}, all_)
     assert strangers(nameless, lives, Evidence(), {}, all_) == {}  # type: ignore[arg-type]
+
+
+def test_programs_that_share_a_tree_have_one_row_for_each_process(tmp_path: Path) -> None:
+    all_ = FakeProcesses(
+        FakeProcess(7, start_time=70, comm="pi", exe="/usr/bin/node", argv=("pi",), cwd="/w"),
+        FakeProcess(8, start_time=80, comm="pi-rust", exe="/usr/bin/pi-rust", argv=("pi-rust",), cwd="/w"),
+    )
+    rows: list[Found] = []
+    for adapter in (pi.Adapter({"HOME": str(tmp_path)}), pi_rust.Adapter({"HOME": str(tmp_path)})):
+        evidence = adapter.evidence(all_)
+        rows += strangers(adapter, settle(adapter, evidence, {}, all_), evidence, {}, all_).values()
+    assert [(one.adapter, one.id) for one in rows] == [("pi", "process:7-70"), ("pi-rust", "process:8-80")]
