@@ -158,7 +158,8 @@ def _resume(
     ).agent_session
     # The same one from here on, whatever else comes to be called so.
     target = f"{found.adapter}:{found.id}"
-    if take_over or found.status == pb.AGENT_SESSION_STATUS_STOPPED:
+    stopped, unknown = pb.AGENT_SESSION_STATUS_STOPPED, pb.AGENT_SESSION_STATUS_UNKNOWN
+    if found.status == stopped or (take_over and found.status != unknown):
         spawn.session = session_for(app, session, "" if session else folder_of(found, target)).id
     else:
         # It is typed to where it runs, or left alone: no folder becomes a session for that.

@@ -483,14 +483,16 @@ def test_one_whose_process_is_not_known(here: Machine) -> None:
     assert (done.code, done.errors[0]["code"]) == (125, "agent_session_unknown")
 
 
-def test_of_what_cannot_be_told_nobody_is_asked_and_nothing_ends(here: Machine) -> None:
+def test_of_what_cannot_be_told_nobody_is_asked_and_nothing_ends(here: Machine, tmp_path: Path) -> None:
     unsure = Life(None, "it does not tell which it has open", 4242, 1)
-    here.put(found(CLAUDE, cwd=str(here.folder / "shop"), life=unsure))
+    (tmp_path / "none").mkdir()
+    here.put(found(CLAUDE, cwd=str(tmp_path / "none"), life=unsure))
     for words in ((), ("--yes",)):
         done = ctl("takeover", CLAUDE, *words, "--json")
         assert (done.code, done.errors[0]["code"]) == (125, "agent_session_unknown")
         assert "does not tell which" in done.errors[0]["message"]
     assert here.finder.ended == []
+    assert not any((tmp_path / "none").iterdir()), "nor does its folder become a session"
 
 
 # ---- ps -------------------------------------------------------------------------------------
