@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
@@ -39,18 +38,24 @@ def often_killed(product: Product) -> Product:
 
 
 class Cut:
-    """Runs a call in a thread and kills the supervisor a given time after it was sent."""
+    """Runs a call in a thread and kills the supervisor a given time after it could begin with it.
+
+    It is stopped while the call is sent: how late this thread is woken decides nothing then.
+    """
 
     def __init__(self, product: Product, delay: float, call: Callable[[Any], Any]) -> None:
         self.outcome: object = None
         pid = product.supervisor_pid()
         outer = product.host.outer_pid(pid)
-        ready = threading.Event()
+        connected, stopped, sent = threading.Event(), threading.Event(), threading.Event()
 
         def run() -> None:
             with product.client() as client:
                 product_call = call(client)
-                ready.set()
+                client.call(client.sessions.ListSessions, sessions_pb2.ListSessionsRequest())
+                connected.set()
+                assert stopped.wait(PATIENCE)
+                sent.set()
                 try:
                     self.outcome = product_call()
                 except SessiondError as error:
@@ -58,11 +63,14 @@ class Cut:
 
         thread = threading.Thread(target=run)
         thread.start()
-        assert ready.wait(PATIENCE)
+        assert connected.wait(PATIENCE)
+        os.kill(outer, signal.SIGSTOP)
+        stopped.set()
+        assert sent.wait(PATIENCE)
+        os.kill(outer, signal.SIGCONT)
         # The instant of the kill is what is varied; nothing is waited for.
         time.sleep(delay)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(outer, signal.SIGKILL)
+        os.kill(outer, signal.SIGKILL)
         thread.join(PATIENCE)
         assert not thread.is_alive(), "the call never ended"
         product.serving(besides=pid)
@@ -74,14 +82,15 @@ class Cut:
 
 
 def _delays(longest: float) -> list[float]:
+    """Spread over all of it, the first near its beginning."""
     chance = random.Random(SEED)
-    return [chance.uniform(0, longest) for _ in range(KILLS)]
+    return [(number + chance.random()) / KILLS * longest for number in range(KILLS)]
 
 
 def test_sigkill_during_create_leaves_a_whole_session_or_none(often_killed: Product) -> None:
     product = often_killed
     cut_short = 0
-    for number, delay in enumerate(_delays(0.02)):
+    for number, delay in enumerate(_delays(0.008)):
         folder = product.folder(f"cut-{number}")
 
         def create(client: Any, path: str = folder) -> Callable[[], Any]:
@@ -113,7 +122,7 @@ def test_sigkill_during_start_leaves_one_daemon_or_none(often_killed: Product) -
     product = often_killed
     session = product.new()["id"]
     cut_short = 0
-    for delay in _delays(0.3):
+    for delay in _delays(0.2):
 
         def start(client: Any) -> Callable[[], Any]:
             request = sessions_pb2.StartSessionRequest(session=session)
