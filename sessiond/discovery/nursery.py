@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 PROGRAM: Final = (sys.executable, "-m", "sessiond")
 
-_SILENT = "the finder does not answer"
+_SILENT, _ENDED = "the finder does not answer", "the finder ended"
 # Seconds that a finder which was told to end may take, and one that begins on a busy machine.
 _END, _BEGIN = 2.0, 30.0
 
@@ -93,7 +93,7 @@ class Nursery:
         self._starting = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._pidfd = -1
-        self._awake = False
+        self._awake = self._closed = False
         self._control: socket.socket | None = None
         self._numbers = 0
         self._asked: dict[int, asyncio.Future[tuple[int, int]]] = {}
@@ -108,6 +108,16 @@ class Nursery:
     async def fork(self, adapter: str, *, plain: bool = False) -> Child:
         """A process that runs this adapter. Raises Unreachable `adapter_failed`, TimedOut
         `adapter_timeout`."""
+        before = self._control
+        try:
+            return await self._fork(adapter, plain)
+        except Unreachable:
+            # One that was killed is missed by who asks it first, and that is no fault of the next.
+            if before is None or self._control is before or self._closed:
+                raise
+        return await self._fork(adapter, plain)
+
+    async def _fork(self, adapter: str, plain: bool) -> Child:
         async with self._starting:
             if self._control is None:
                 await self._start()
@@ -138,6 +148,8 @@ class Nursery:
                 self._lose(_SILENT)
                 raise TimedOut("adapter_timeout", "the finder does not answer and was killed") from None
             if isinstance(error, OSError):
+                if self._control is control and isinstance(error, ConnectionError):
+                    self._lose(_ENDED)
                 raise Unreachable("adapter_failed", f"the finder cannot be asked: {error.strerror}") from None
             raise
         finally:
@@ -152,6 +164,7 @@ class Nursery:
 
     async def close(self) -> None:
         """End the finder; idempotent. What it forked is to be ended before."""
+        self._closed = True
         process, self._process = self._process, None
         self._lose("the finder is closed")
         if process is None:
@@ -216,7 +229,7 @@ class Nursery:
         except OSError:
             packet, fds = b"", []
         if not packet:
-            self._lose("the finder ended")
+            self._lose(_ENDED)
             return
         self._awake = True
         tidings = self._decoder.decode(packet)

@@ -13,7 +13,7 @@ from sessiond.discovery import wire
 from sessiond.discovery.conversation import FAILED, TIMEOUT, Conversation, Fault, read_answer
 from sessiond.discovery.nursery import Nursery
 from sessiond.discovery.outbox import Outbox
-from sessiond.errors import SessiondError
+from sessiond.errors import SessiondError, Unreachable
 from sessiond.model.agent_session import Found, Problem
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class Runner:
         # Fired when a process is there, has told all, or is gone; the latter two are counted.
         self._changed = Pulse()
         self._outcomes = 0
+        self._over = False
 
     @property
     def pid(self) -> int | None:
@@ -53,6 +54,13 @@ class Runner:
 
     async def run(self) -> None:
         """Keep it running, for ever."""
+        try:
+            await self._run()
+        finally:
+            self._over = True
+            self._changed.fire()
+
+    async def _run(self) -> None:
         failures = 0
         while True:
             await self._live()
@@ -127,15 +135,27 @@ class Runner:
 
     async def refresh(self) -> None:
         """See the port."""
+        outcomes = self._outcomes + 1
         if self.well:
-            with suppress(SessiondError):
+            try:
                 await self.ask(wire.Refresh(), None)
+            except Unreachable:
+                # Its process ended, be it before it was asked: that end is an outcome, and the look that was
+                # asked for is the first one of the next process.
+                await self._until(outcomes + 1)
+            except SessiondError:
+                # It was given its time.
+                pass
         else:
-            before = self._outcomes
-            if self._pausing:
-                self._retry.set()
-            await self._changed.until(lambda: self._outcomes != before or None)
+            await self._until(outcomes)
         await self._outbox.taken(self.adapter)
+
+    async def _until(self, outcomes: int) -> None:
+        """Return when there were so many outcomes, without any pause before the next start."""
+        await self._changed.until(lambda: self._outcomes >= outcomes or self._pausing or self._over or None)
+        if self._pausing and self._outcomes < outcomes:
+            self._retry.set()
+        await self._changed.until(lambda: self._outcomes >= outcomes or self._over or None)
 
     async def look(self) -> None:
         """See the port. One that failed is left alone: it comes back by itself."""

@@ -424,6 +424,34 @@ async def test_a_killed_finder_takes_all_with_it_and_all_come_back() -> None:
         assert not set(before.values()) & set(case.finder.processes.values())
 
 
+@pytest.mark.parametrize("noticed", [False, True], ids=["unnoticed", "noticed"])
+@pytest.mark.parametrize("victim", ["", "one"], ids=["finder", "adapter"])
+async def test_a_refresh_waits_for_the_first_answer_after_a_kill(victim: str, noticed: bool) -> None:
+    async with finding("one", "two", pause=30.0) as case:
+        await case.until(lambda: case.rows.keys() == {"one", "two"})
+        before = dict(case.finder.processes)
+        with pidfds(*{before[victim], before["one"]}) as ends:
+            os.kill(before[victim], signal.SIGKILL)
+            wait_for_ends(ends)
+            if noticed:
+                await case.until(lambda: case.fault("one"))
+        case.write("one", "a", title="x")
+        await case.finder.refresh(["one", "two"])
+        # All is told by now, and nothing of it is of before.
+        assert (case.fault("one"), case.fault("two")) == (None, None)
+        assert case.title("one", "a") == "x"
+        assert case.finder.processes["one"] != before["one"]
+
+
+async def test_a_refresh_that_meets_a_kill_each_time_tells_of_it() -> None:
+    async with finding("one", pause=30.0) as case:
+        await case.until(lambda: "one" in case.rows)
+        case.write("one", "a", do="exit")
+        await case.until(lambda: case.fault("one") == "adapter_failed")
+        await case.finder.refresh(["one"])
+        assert case.fault("one") == "adapter_failed"
+
+
 async def test_a_finder_that_hangs_is_given_up_when_it_tells_no_end() -> None:
     async with finding("one", "two", deadline=1.0) as case:
         case.write("one", "a", title="x")
