@@ -134,6 +134,23 @@ async def test_a_process_that_was_led_elsewhere_is_found_there(tmp_path: Path) -
         assert any(one.id == ID for one in (await rows(events)).found), "nobody runs there any more"
 
 
+@pytest.mark.parametrize("usual", [False, True], ids=["nothing usual", "usual too"])
+async def test_the_first_answer_has_what_a_process_leads_to(tmp_path: Path, usual: bool) -> None:
+    place = tmp_path.resolve() / "work"
+    shutil.copytree(TRANSCRIPTS, place / "projects")
+    if usual:
+        (Path(os.environ["HOME"]) / ".claude/projects").mkdir(parents=True)
+    process = led(tmp_path, CLAUDE_CONFIG_DIR=str(place))
+    try:
+        async with finding() as (_, events):
+            first = await rows(events)
+            assert first.whole
+            assert {one.native.get("home") for one in first.found if one.id == ID} == {str(place)}
+    finally:
+        process.kill()
+        process.wait()
+
+
 async def test_a_process_that_is_led_elsewhere_later_is_found_by_the_next_look(tmp_path: Path) -> None:
     place = tmp_path.resolve() / "work"
     shutil.copytree(TRANSCRIPTS, place / "projects")
