@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from sessiond.adapters import make_adapter
 from sessiond.errors import NotFound
-from sessiond.model.agent_session import Found
+from sessiond.model.agent_session import STOPPED, Found
 from sessiond.ports.discovery import AgentAdapter, Processes, Told
 from tests.unit.adapter_case import (
     NOBODY,
@@ -376,7 +376,8 @@ def look(case: Case, home: Path, adapter: AgentAdapter, changed: set[str] | None
 
 
 def check_truth(case: Case, home: Path, adapter: AgentAdapter, told: list[Told]) -> None:
-    """What lives is not stopped by what is broken; what is not found any more is trouble that is told."""
+    """What lives is not stopped by what is broken; what is not found any more is trouble that is told, or is
+    shown to live and to have written nothing yet."""
     evidence = adapter.evidence(case.processes(home))
     rows = {each.id: each for each in told if isinstance(each, Found)}
     for id in case.live:
@@ -384,7 +385,8 @@ def check_truth(case: Case, home: Path, adapter: AgentAdapter, told: list[Told])
             assert life_of(rows[id], evidence).alive is not False, f"{id} is said to be stopped"
             assert adapter.is_alive(rows[id], case.processes(home)).alive is not False
         else:
-            assert problems_of(told), f"{id} is gone, and nobody says why"
+            life = evidence.lives.get(id, STOPPED)
+            assert problems_of(told) or life.alive, f"{id} is gone, and nobody says why"
 
 
 def cases() -> list[Any]:
@@ -411,6 +413,42 @@ def test_a_broken_file_breaks_nothing_else(case: Case, how: str) -> None:
         again = look(case, home, adapter, None)
         assert ids(again) == ids(whole)
         assert not problems_of(again)
+
+
+_LINES = frozenset({"claude-code", "codex", "pi", "gemini"})
+
+
+@pytest.mark.parametrize("case", [case for case in cases() if case.id in _LINES])
+def test_a_file_without_a_whole_line_is_about_to_be_written(case: Case) -> None:
+    with a_home(case) as (home, make, files):
+        everything = ids(look(case, home, make(), None))
+        lines = [
+            path for path in files if path.suffix == ".jsonl" and len(path.read_bytes().split(b"\n")) > 1
+        ]
+        assert lines
+        for path in lines:
+            good = path.read_bytes()
+            path.write_bytes(b"")
+            adapter = make()
+            before = look(case, home, adapter, None)
+            assert not problems_of(before)
+            for begun in (good[:1], good[: good.index(b"\n") // 3]):
+                path.write_bytes(begun)
+                for each, changed in ((adapter, {str(path)}), (adapter, None), (make(), None)):
+                    told = look(case, home, each, changed)
+                    assert not problems_of(told)
+                    assert ids(told) <= ids(before)
+            path.write_bytes(good)
+            assert not problems_of(look(case, home, adapter, {str(path)}))
+            assert ids(look(case, home, adapter, None)) == everything
+            # It was written: what is left of it now is trouble, and so is what never was a line of it.
+            path.write_bytes(b"")
+            told = look(case, home, adapter, {str(path)})
+            assert [each.path for each in problems_of(told)] == [str(path)]
+            assert ids(look(case, home, adapter, None)) == everything, "the last good answer stays"
+            path.write_bytes(b"nothing\n")
+            assert [each.path for each in problems_of(look(case, home, make(), None))] == [str(path)]
+            path.write_bytes(good)
 
 
 @pytest.mark.parametrize("what", IN_PLACE)

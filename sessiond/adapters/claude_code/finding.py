@@ -13,7 +13,7 @@ import msgspec
 
 from sessiond.adapters.claude_code.lines import Read, read_transcript
 from sessiond.adapters.claude_code.registry import is_id
-from sessiond.adapters.reading.ends import Ends, malformed, read_small, unreadable
+from sessiond.adapters.reading.ends import Ends, begun, malformed, read_small, unreadable
 from sessiond.adapters.reading.objects import decoded_file
 from sessiond.adapters.reading.stamps import Stamps
 from sessiond.adapters.reading.texts import shorten
@@ -48,6 +48,8 @@ class Row:
     first: str = ""
     forked: bool = False
     malformed: bool = False
+    begun: bool = False
+    """It is only about to be written."""
 
 
 class Transcripts:
@@ -233,13 +235,14 @@ class Transcripts:
             yield self._bad(unreadable(self._adapter, path, error))
             row = self.rows.get(id)
         else:
-            if row.malformed:
+            if row.malformed and (id in self.rows or not row.begun):
                 yield self._bad(malformed(self._adapter, path, "no line of a transcript can be read in it"))
-                self._stamps.forget(path)
-                row = self.rows.get(id)
             elif path in self._trouble:
                 self._trouble.discard(path)
                 yield Clear(path)
+            if row.malformed:
+                self._stamps.forget(path)
+                row = self.rows.get(id)
         if row is None:
             return
         self._keep(id, row)
@@ -302,7 +305,7 @@ class Transcripts:
             activity=read.activity,
             native=native,
         )
-        return Row(found, read.first, read.forked, malformed=not read.lines and ends.size > 0)
+        return Row(found, read.first, read.forked, malformed=not read.lines, begun=begun(ends))
 
     def _with_parent(self, row: Row) -> Found:
         """A fork, with the one conversation that begins with the same message and is no fork."""

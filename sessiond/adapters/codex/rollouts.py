@@ -163,8 +163,9 @@ def is_id(text: object) -> bool:
     return isinstance(text, str) and _ID.fullmatch(text) is not None
 
 
-def read(path: str) -> tuple[Rollout | None, files.Stamp]:
-    """What a rollout tells; None where its beginning is none. Raises OSError."""
+def read(path: str) -> tuple[Rollout, files.Stamp] | str | None:
+    """What a rollout tells, or what is wrong with it; None where it is only about to be written. Raises
+    OSError."""
     name = named(path)
     assert name is not None
     try:
@@ -183,7 +184,8 @@ def read(path: str) -> tuple[Rollout | None, files.Stamp]:
         _before_instructions(ends.head[:end])
     )
     if meta is None:
-        return None, ends.stamp
+        begun = not name[1] and files.begun(ends)
+        return None if begun else "its first line is not that of a rollout"
     rollout = Rollout(name[0], path, compressed=name[1])
     _begin(rollout, meta)
     if ends.whole:

@@ -120,12 +120,14 @@ class Adapter:
             path = self._tmp
         yield from self._walked(path, touched)
 
-    def _read(self, path: str) -> tuple[Found, files.Stamp] | str:
-        """What a file tells, or what is wrong with it. Raises OSError."""
+    def _read(self, path: str) -> tuple[Found, files.Stamp] | str | None:
+        """What a file tells, or what is wrong with it; None where it is only about to be written. Raises
+        OSError."""
         ends = files.read_ends(path)
         chat = self._chat(path, ends)
         if chat is None:
-            return "no line of it tells which conversation it is"
+            begun = path.endswith(".jsonl") and files.begun(ends)
+            return None if begun else "no line of it tells which conversation it is"
         return chats.found_of(chat), ends.stamp
 
     def _counts(self, session: str) -> Found | None:

@@ -18,7 +18,15 @@ import msgspec
 
 from sessiond.adapters.pi.files import ID_MAX, Header, Row, first_header, messages_of, read_row
 from sessiond.adapters.reading.ends import malformed, read_small, unreadable
-from sessiond.adapters.reading.evidence import began_ns, executes, handed_down, life_of, living, marked
+from sessiond.adapters.reading.evidence import (
+    began_ns,
+    executes,
+    handed_down,
+    life_of,
+    living,
+    marked,
+    outside,
+)
 from sessiond.adapters.reading.objects import decoded_file
 from sessiond.adapters.reading.packages import packaged_version
 from sessiond.adapters.reading.stamps import Stamps
@@ -115,7 +123,7 @@ class Adapter:
                 ids.add(row.found.id)
             if problem is not None:
                 yield problem
-            elif before is not None or row is not None:
+            else:
                 yield Clear(path)
         for session in sorted(ids):
             yield from self._tell(session)
@@ -208,6 +216,10 @@ class Adapter:
             if isinstance(error, FileNotFoundError) and not os.path.islink(path):
                 return None, None, True
             return None, unreadable(self.name, path, error), False
+        if kept is None and path in self._rows:
+            return None, malformed(self.name, path, "nothing is left of what was in it"), False
+        if kept is None:
+            return None, None, True
         if isinstance(kept, Problem):
             return None, kept, False
         if not self.mine(kept.header):
@@ -215,7 +227,7 @@ class Adapter:
             return None, None, True
         return kept, kept.problem, False
 
-    def _reread(self, path: str) -> Row | Problem:
+    def _reread(self, path: str) -> Row | Problem | None:
         row = read_row(self.name, path, self._id_of)
         if isinstance(row, Row):
             self._kept.put(path, row.stamp, row)
@@ -277,7 +289,8 @@ class Adapter:
         self._doubt([one for pid, one in running.items() if pid not in shown and self._marked(one)], lives)
         # Either program may have any of the tree's open; a process itself is told by its own adapter.
         others = [pid for pid, process in running.items() if executes(process, _PORT) is (self.name != _PORT)]
-        return Evidence(lives, [_possible(process) for process in possible], spare=others)
+        abroad = [outside("pi", process) for process in processes.outside() if self._runs(process)]
+        return Evidence(lives, [_possible(process) for process in possible], spare=others, outside=abroad)
 
     def is_alive(self, found: Found, processes: Processes) -> Life:
         """From the same look."""

@@ -14,6 +14,7 @@ from sessiond.adapters.reading.ends import (
     LINE_MAX,
     Ends,
     Stamp,
+    begun,
     head_lines,
     malformed,
     read_back,
@@ -122,14 +123,15 @@ def first_header(line: bytes) -> Header | None:
     )
 
 
-def read_row(adapter: str, path: str, id_of: Callable[[str], str]) -> Row | Problem:
-    """What a file tells. ``id_of`` turns the file that a header names as parent into an id. Raises
-    OSError."""
+def read_row(adapter: str, path: str, id_of: Callable[[str], str]) -> Row | Problem | None:
+    """What a file tells; None where it is only about to be written. ``id_of`` turns the file that a header
+    names as parent into an id. Raises OSError."""
     ends = read_ends(path, head=_HEAD)
     header, rest = _header(ends)
+    if header is None and begun(ends):
+        return None
     if header is None:
-        reason = "it is empty" if not ends.size else "its first line is no header of a session"
-        return malformed(adapter, path, reason)
+        return malformed(adapter, path, "its first line is no header of a session")
     if not header.id:
         return malformed(adapter, path, "its header has no id that can be used")
     story = _Story()

@@ -126,6 +126,11 @@ def lines(ends: Ends) -> list[bytes]:
     return head_lines(ends) if ends.whole else head_lines(ends) + tail_lines(ends)
 
 
+def begun(ends: Ends) -> bool:
+    """Whether its program may only be about to write it: nothing is in it yet, or the beginning of a line."""
+    return ends.whole and ends.head[:1] in (b"", b"{") and b"\n" not in ends.head
+
+
 def unreadable(adapter: str, path: str, error: OSError) -> Problem:
     """What is told of a file that the system does not let us read."""
     return Problem(adapter, "file_unreadable", error.strerror or str(error), path)

@@ -35,10 +35,10 @@ class Tracked(Generic[T]):
         self._troubled: set[str] = set()
 
     def read(
-        self, path: str, how: Callable[[str], tuple[T, Stamp] | str], touched: set[str]
+        self, path: str, how: Callable[[str], tuple[T, Stamp] | str | None], touched: set[str]
     ) -> Iterator[Told]:
-        """Read a file where it changed. ``how`` tells what it holds, or what is wrong with it, and raises
-        OSError."""
+        """Read a file where it changed. ``how`` tells what it holds, or what is wrong with it, None where it
+        is only about to be written, and raises OSError."""
         try:
             if path in self.paths and self._stamps.get(path) is not None:
                 return
@@ -52,9 +52,12 @@ class Tracked(Generic[T]):
             self._troubled.add(path)
             yield unreadable(self._adapter, path, error)
             return
-        if isinstance(read, str):
+        if read is None and path not in self.paths:
+            yield from self._clear(path)
+            return
+        if not isinstance(read, tuple):
             self._troubled.add(path)
-            yield malformed(self._adapter, path, read)
+            yield malformed(self._adapter, path, read or "nothing is left of what was in it")
             return
         value, stamp = read
         before = self.paths.get(path)
