@@ -69,7 +69,8 @@ class Life:
     ``pid`` and ``start_time`` (field 22 of /proc/PID/stat, clock ticks since boot) name one process for
     good. ``turn`` and ``activity`` are what the process itself tells (Claude Code's registry, a control
     socket), over what the conversation's end says. ``mark`` is `SESSION-AGENT` where the process is in the
-    unit of one of our agents.
+    unit of one of our agents. ``entry`` is the file by which one may live whose process cannot
+    be looked at from here: who knows that this is over may remove it.
     """
 
     alive: bool | None
@@ -79,6 +80,7 @@ class Life:
     turn: Turn | None = None
     activity: str = ""
     mark: str = ""
+    entry: str = ""
 
 
 STOPPED = Life(alive=False)

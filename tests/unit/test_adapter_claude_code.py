@@ -15,7 +15,7 @@ import pytest
 from sessiond.adapters import make_adapter
 from sessiond.adapters.claude_code.registry import own_domain
 from sessiond.errors import NotFound
-from sessiond.model.agent_session import Found, Life, Turn
+from sessiond.model.agent_session import STOPPED, Found, Life, Turn
 from sessiond.ports.discovery import AgentAdapter, Clear, Gone
 from tests.unit.adapter_case import (
     NOBODY,
@@ -375,12 +375,17 @@ def test_a_process_of_another_namespace_cannot_be_told_of(adapter: AgentAdapter,
     found = found_by(adapter)[CLEARED]
     register(home, pidDomain=own_domain())
     assert adapter.evidence(FakeProcesses(CLAUDE)).lives[CLEARED].alive is True
-    register(home, pidDomain="linux:0000:pid:[1]")
+    path = register(home, pidDomain="linux:0000:pid:[1]")
     for processes in (FakeProcesses(CLAUDE), NOBODY):
         life = adapter.evidence(processes).lives[CLEARED]
         assert (life.alive, life.pid) == (None, None)
         assert "another PID namespace" in life.reason
+        assert life.entry == str(path)
         assert adapter.is_alive(found, processes) == life
+    # Who knows that it is over has a way out.
+    path.unlink()
+    assert CLEARED not in adapter.evidence(NOBODY).lives
+    assert adapter.is_alive(found, NOBODY) == STOPPED
 
 
 def test_a_process_without_a_start_time_cannot_be_told(adapter: AgentAdapter, home: Path) -> None:

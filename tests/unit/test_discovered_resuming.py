@@ -173,6 +173,14 @@ async def test_what_cannot_be_told_is_not_started(base: Base) -> None:
         told = await refused(base.resume("x", take_over=take_over))
         assert told.code == "agent_session_unknown"
         assert "some program runs there" in told.message
+        assert (told.hint, told.fields.get("entry")) == ("end its program if it runs, and try again", None)
+    entry = "/home/user/a folder/sessions/42.json"
+    base.put("x", life=Life(alive=None, reason="process 42 of elsewhere has it", entry=entry))
+    await base.finder.read()
+    for take_over in (False, True):
+        told = await refused(base.resume("x", take_over=take_over))
+        assert (told.code, told.fields["entry"]) == ("agent_session_unknown", entry)
+        assert told.hint.endswith(f"rm '{entry}'")
     base.put("y")
     await base.finder.read()
     for error in (Unreachable("adapter_failed", "broken"), TimedOut("adapter_timeout", "slow")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -157,6 +157,8 @@ class Registry:
                 or (before.alive == life.alive and not _later(entry, chosen[entry.session]))
             ):
                 continue
+            if life.pid is None and entry.path.isprintable():
+                life = replace(life, entry=entry.path)
             lives[entry.session], chosen[entry.session] = life, entry
         return lives
 

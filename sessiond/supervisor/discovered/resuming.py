@@ -70,7 +70,7 @@ class Resuming:
             if row.stale:
                 raise _cannot_tell(row, "its adapter fails at the moment")
             if row.status is AgentSessionStatus.UNKNOWN:
-                raise _cannot_tell(row, row.found.life.reason)
+                raise _cannot_tell(row, row.found.life.reason, row.found.life.entry)
             if not row.status.live:
                 await self._check_starting(row)
                 plan, wish = await self._plan(row, spawn, wanted)
@@ -268,12 +268,14 @@ def _live(row: AgentSession) -> Conflict:
     )
 
 
-def _cannot_tell(row: AgentSession, reason: str) -> Conflict:
+def _cannot_tell(row: AgentSession, reason: str, entry: str = "") -> Conflict:
+    """``entry`` is the file but for which nobody would take it to run."""
+    over = f"; if it is over for certain, remove what it left: rm {shlex.quote(entry)}" if entry else ""
     return Conflict(
         "agent_session_unknown",
         f"whether {_shown(row)} runs cannot be told: {reason}",
-        hint="end its program if it runs, and try again",
-        fields=_fields(row),
+        hint=f"end its program if it runs, and try again{over}",
+        fields=_fields(row) | ({"entry": entry} if entry else {}),
     )
 
 
