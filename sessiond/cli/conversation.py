@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -87,11 +88,16 @@ def conversation_object(app: App, message: Any) -> dict[str, Any]:
     def told(field: str) -> Any:
         return getattr(message, field) if message.HasField(field) else None
 
+    pid = app.host.pid(message.pid) if message.HasField("pid") else None
+    reason = message.reason
+    if pid not in (None, message.pid) and re.search(rf"\bprocess {message.pid}\b", reason):
+        # It is the supervisor's word, and that lives in a nest.
+        reason += f" (process {message.pid} of the nest is {pid} here)"
     return {
         "id": message.id,
         "adapter": message.adapter,
         "status": status_word(message.status),
-        "reason": message.reason or None,
+        "reason": reason or None,
         "activity": message.activity or None,
         "cwd": message.cwd or None,
         "model": message.model or None,
@@ -101,7 +107,7 @@ def conversation_object(app: App, message: Any) -> dict[str, Any]:
         "started_at": time_text(message, "started_at"),
         "updated_at": time_text(message, "updated_at"),
         "ended_at": time_text(message, "ended_at"),
-        "pid": app.host.pid(message.pid) if message.HasField("pid") else None,
+        "pid": pid,
         "tokens_in": told("tokens_in"),
         "tokens_out": told("tokens_out"),
         "cost_usd": told("cost_usd"),

@@ -16,9 +16,10 @@ import pytest
 
 from sessiond.cli.conversation import short_ids
 from sessiond.cli.discovered import moment
+from sessiond.cli.host import Host
 from sessiond.cli.render import width
 from sessiond.errors import InvalidArgument, Unreachable
-from sessiond.model.agent_session import STOPPED, Probe, Problem, ToolUse, Transcript
+from sessiond.model.agent_session import STOPPED, Life, Probe, Problem, ToolUse, Transcript
 from tests.unit.cli_case import StandIn, ctl
 from tests.unit.cli_conversations_case import (
     CLAUDE,
@@ -101,6 +102,22 @@ def test_every_object_has_all_that_is_promised(stand_in: StandIn) -> None:
     assert (last["cwd"], last["pid"], last["tokens_in"], last["status"]) == (None, None, None, "stopped")
     assert rows[2]["reason"] == "process 9 may have it open"
     assert rows[3]["parent"] == "ses_older"
+
+
+def test_what_a_nest_calls_a_process_is_told_beside_what_it_is_called_here(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = found("named", life=Life(None, "process 42 runs as codex", 42, 7))
+    other = found("other", life=Life(None, "process 421 runs as codex", 42, 7))
+    stand_in.do(lambda: stand_in.finder.put(named, other))
+    rows = {one["id"]: one for one in ctl("discovered", "--json").json}
+    assert (rows["named"]["reason"], rows["named"]["pid"]) == ("process 42 runs as codex", 42)
+    monkeypatch.setattr(Host, "pid", lambda host, inner: inner + 90_000)
+    rows = {one["id"]: one for one in ctl("discovered", "--json").json}
+    told = "process 42 runs as codex (process 42 of the nest is 90042 here)"
+    assert (rows["named"]["reason"], rows["named"]["pid"]) == (told, 90042)
+    assert rows["other"]["reason"] == "process 421 runs as codex"
+    assert "90042 here" in ctl("discovered").out
 
 
 def test_without_a_stopped_ones_are_left_out(stand_in: StandIn) -> None:
