@@ -14,6 +14,8 @@ from sessiond.errors import InvalidArgument, PermissionDenied
 
 # sun_path holds 108 bytes on Linux and 104 on macOS, the closing NUL among them.
 MAX_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
+# Where a nest shows /proc as it is outside of it.
+OUTSIDE = "/run/sessiond-outside"
 
 
 @dataclass(frozen=True, slots=True)

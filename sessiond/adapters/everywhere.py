@@ -26,6 +26,7 @@ from sessiond.adapters.homes import (
 )
 from sessiond.adapters.places import VARIABLES
 from sessiond.adapters.reading.ends import unreadable
+from sessiond.adapters.reading.evidence import executes, outside
 from sessiond.model.agent_session import HOME, Found, Life, Plan, Problem, Transcript, Wish
 from sessiond.ports.discovery import (
     AgentAdapter,
@@ -233,6 +234,7 @@ class Everywhere:
         moved, self._moved = self._moved, False
         if len(self._places) == 1:
             told = self._usual.adapter.evidence(processes)
+            told = replace(told, outside=self._outside(self._usual, told, processes))
             return replace(told, moved=True) if moved else told
         lives: dict[str, Life] = {}
         possible: list[Possible] = []
@@ -240,9 +242,11 @@ class Everywhere:
         unknown: dict[str, str] = {}
         homes: dict[str, str] = {}
         spare: list[int] = []
+        abroad: list[Possible] = []
         for place in self._places:
+            within = _Within(self.name, processes, self._known, place.home)
             try:
-                told = place.adapter.evidence(_Within(self.name, processes, self._known, place.home))
+                told = place.adapter.evidence(within)
             except OSError as error:
                 if not place.label:
                     raise
@@ -253,10 +257,24 @@ class Everywhere:
             possible += [replace(one, home=place.label) for one in told.possible]
             holders += told.holders
             spare += told.spare
+            abroad += self._outside(place, told, within)
             if told.unknown:
                 unknown[place.label] = told.unknown
         usual = unknown.pop("", "")
-        return Evidence(lives, possible, usual, holders, moved, unknown, homes, spare)
+        return Evidence(lives, possible, usual, holders, moved, unknown, homes, spare, abroad)
+
+    def _outside(self, place: _Place, told: Evidence, processes: Processes) -> Sequence[Possible]:
+        """Who may have something of a place open outside of our nest. Where a process keeps its files may be
+        hidden from us: it may be anywhere then."""
+        if told.outside is not None:
+            return [replace(one, home=place.label) for one in told.outside]
+        key = place.home.key if place.home is not None else None
+        found = []
+        for process in processes.outside():
+            home = home_of(self.name, process.environment) if executes(process, self.program) else None
+            if executes(process, self.program) and (home is None or key in (None, home.key)):
+                found.append(replace(outside(self.program, process), home=place.label))
+        return found
 
     @property
     def _known(self) -> set[tuple[str, ...]]:
@@ -329,12 +347,24 @@ class _Within:
 
     def all(self) -> Iterator[Process]:
         """See Processes."""
-        hidden = set()
-        for process in processes_of(self._name, self._processes):
-            home = home_of(self._name, process.environment)
-            if home is not None and home.key in self._others:
-                hidden.add(process.pid)
+        hidden = {one.pid for one in processes_of(self._name, self._processes) if self._is_of_others(one)}
         return (one for one in self._processes.all() if one.pid not in hidden)
+
+    def _is_of_others(self, process: Process) -> bool:
+        home = home_of(self._name, process.environment)
+        return home is not None and home.key in self._others
+
+    def outside(self) -> Sequence[Process]:
+        """See Processes."""
+        return [one for one in self._processes.outside() if not self._is_of_others(one)]
+
+    def lock_holders_outside(self) -> Mapping[tuple[int, int], int]:
+        """See Processes."""
+        return self._processes.lock_holders_outside()
+
+    def abroad(self, space: str, pid: int, start_time: int | None) -> int | None:
+        """See Processes."""
+        return self._processes.abroad(space, pid, start_time)
 
     def lock_holders(self) -> Mapping[tuple[int, int], int]:
         """See Processes."""

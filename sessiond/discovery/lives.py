@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Final, Protocol
 
-from sessiond.adapters.reading.evidence import executes, handed_down
+from sessiond.adapters.reading.evidence import began_ns, executes, handed_down
 from sessiond.model.agent_session import HOME, MARKER, STOPPED, Found, Life, is_proper_id
 from sessiond.ports.discovery import Evidence, Possible, Process, Processes
+
+# Times that programs write down are of clocks that go in steps.
+_SLACK_NS: Final = 1_000_000_000
 
 
 class Program(Protocol):
@@ -32,6 +35,7 @@ class Lives:
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     homes: Mapping[str, str] = field(default_factory=dict)
     strangers: dict[str, Found] = field(default_factory=dict)
+    outside: Sequence[Possible] = ()
     _real: dict[str, str] = field(default_factory=dict)
 
     def of(self, found: Found) -> Life:
@@ -45,7 +49,12 @@ class Lives:
                 return Life(None, one.reason)
         home = found.native.get(HOME, "")
         unknown = self.elsewhere.get(home, "") if home else self.unknown
-        return Life(None, unknown) if unknown else STOPPED
+        if unknown:
+            return Life(None, unknown)
+        for one in self.outside:
+            if self.may_have(one, found) or _written_since(one, found):
+                return Life(None, one.reason)
+        return STOPPED
 
     def may_have(self, one: Possible, found: Found) -> bool:
         """Whether a process may have this one open."""
@@ -111,6 +120,7 @@ def settle(adapter: Program, evidence: Evidence, own: Mapping[str, str], process
         folders,
         evidence.elsewhere,
         evidence.homes,
+        outside=evidence.outside or (),
     )
 
 
@@ -169,6 +179,13 @@ def _inner(adapter: Program, pid: int | None, processes: Processes) -> bool:
         seen.add(above.pid)
         above = processes.get(above.parent)
     return False
+
+
+def _written_since(one: Possible, found: Found) -> bool:
+    """Whether one was written since a process began that may have gone on with it from another folder."""
+    if found.updated_at is None or one.home != found.native.get(HOME, ""):
+        return False
+    return found.updated_at.timestamp() * 1e9 >= began_ns(one) - _SLACK_NS
 
 
 def _is(processes: Processes, pid: int, start_time: int) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sessiond.nest import units
 from sessiond.nest.plan import GuestUser, Layer, Overlay
+from sessiond.paths import OUTSIDE
 
 if TYPE_CHECKING:
     from sessiond.nest.lifecycle import Options
@@ -24,7 +25,16 @@ EXEC_CGROUP = "exec"
 # systemd's own, another init's, or of the live machine's users.
 _RUN_HIDDEN = frozenset(
     {"systemd", "user", "dbus", "log", "udev", "initctl", "utmp", "credentials", "sessiond-nest"}
-    | {"sendsigs.omit.d", "motd.d", "tmpfiles.d", "nologin", "reboot-required", "shm", "mount"}
+    | {
+        os.path.basename(OUTSIDE),
+        "sendsigs.omit.d",
+        "motd.d",
+        "tmpfiles.d",
+        "nologin",
+        "reboot-required",
+        "shm",
+        "mount",
+    }
 )
 # Where name services listen; all a test host keeps of the live /run.
 _RUN_NAMES = (
@@ -74,6 +84,11 @@ def _served(entry: os.DirEntry[str]) -> bool:
 
 def _below_any(path: str, others: set[str]) -> bool:
     return any(path.startswith(other + "/") for other in others)
+
+
+def outside() -> tuple[str, str]:
+    """The /proc that shows most, which in a nest is that of its own outside, and where it is seen inside."""
+    return (OUTSIDE if os.path.exists(f"{OUTSIDE}/self/stat") else "/proc", OUTSIDE)
 
 
 def devices() -> tuple[str, ...]:

@@ -48,7 +48,7 @@ class Options:
     ``guest`` makes that unprivileged user inside the overlay and boots its manager; ``linger`` is
     whether it starts at boot; ``persistent_journal`` and ``private_net`` (only lo, up) as they
     say; ``traversable`` are paths whose folders the guest may pass, inside only; ``announce`` puts
-    SESSIOND_RUNTIME_DIR into the user manager's environment.
+    SESSIOND_RUNTIME_DIR into the user manager's environment; ``outside`` shows the processes outside.
     """
 
     overlay: Path | None = None
@@ -58,6 +58,7 @@ class Options:
     private_net: bool = False
     traversable: tuple[Path, ...] = ()
     announce: bool = True
+    outside: bool = True
 
 
 def up(
@@ -204,6 +205,7 @@ def _plan(
         run_kept=layout.run_kept(folder.path, isolated=overlay is not None),
         devices=layout.devices(),
         lingering=(record.user if namespace is None else "root",),
+        outside=layout.outside() if options.outside else (),
         private_net=options.private_net,
         overlay=overlay,
         user_namespace=namespace,

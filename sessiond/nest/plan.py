@@ -75,7 +75,8 @@ class BootPlan:
 
     ``run_kept`` are paths below /run that stay visible, ``devices`` names below /dev,
     ``binds`` folders that are seen inside at their own path, ``lingering`` the users whose
-    managers start at boot over the live root.
+    managers start at boot over the live root. ``outside``: what shows the processes outside, and
+    where below /run that is seen inside; empty where nothing is to be seen of them.
     """
 
     cgroup: str
@@ -90,6 +91,7 @@ class BootPlan:
     run_kept: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     lingering: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
     private_net: bool = False
     overlay: Overlay | None = None
     user_namespace: UserNamespace | None = None

@@ -207,6 +207,12 @@ def _stage_run(plan: BootPlan, run: str) -> None:
         target = run + path.removeprefix("/run")
         os.makedirs(target, exist_ok=True)
         sc.bind(path, target)
+    if plan.outside:
+        source, place = plan.outside
+        target = run + place.removeprefix("/run")
+        os.mkdir(target)
+        # What hides parts of it may not be left out by who is root of a user namespace alone.
+        sc.bind(source, target, recursive=plan.user_namespace is not None, read_only=True)
 
 
 def _make(entry: Entry, run: str) -> None:

@@ -75,6 +75,20 @@ class Processes(Protocol):
         """Who holds a flock: (device, inode) to pid, from /proc/locks."""
         ...
 
+    def outside(self) -> Sequence[Process]:
+        """Of a nest: the user's processes outside of it, by their pids there. None of them is told by ``get``
+        and ``all``, and nobody can be told of its end."""
+        ...
+
+    def lock_holders_outside(self) -> Mapping[tuple[int, int], int]:
+        """As ``lock_holders``, by the pids outside; those inside are among them."""
+        ...
+
+    def abroad(self, space: str, pid: int, start_time: int | None) -> int | None:
+        """A process that another PID namespace (`pid:[4026531836]`) of this machine calls ``pid``: its pid as
+        it can be seen from here, 0 where it is sure to be gone, None where that cannot be told."""
+        ...
+
 
 # ---- what adapters tell ---------------------------------------------------------------------
 
@@ -139,6 +153,9 @@ class Evidence:
     spare: Collection[int] = ()
     """Pids of processes that are no rows of their own: they have no conversation open for certain, or are
     told by another adapter."""
+    outside: Sequence[Possible] | None = None
+    """The same as ``possible`` of processes outside of our nest; None where every one that runs the program
+    may have what is in its folder, or was written since it began."""
 
 
 class AgentAdapter(Protocol):

@@ -40,9 +40,15 @@ class Host:
     """
 
     def __init__(
-        self, *, linger: bool = True, private_net: bool = False, traversable: Sequence[Path] = ()
+        self,
+        *,
+        linger: bool = True,
+        private_net: bool = False,
+        traversable: Sequence[Path] = (),
+        outside: bool = False,
     ) -> None:
-        """``traversable`` are paths that its user must be able to reach, besides Python and the checkout."""
+        """``traversable`` are paths that its user must be able to reach, besides Python and the checkout.
+        With ``outside`` it sees the processes of this machine, as a nest does."""
         self._stack = contextlib.ExitStack()
         self.folder = self._stack.enter_context(_scratch())
         self.uid = self._stack.enter_context(_free_uid())
@@ -54,6 +60,7 @@ class Host:
             private_net=private_net,
             traversable=(Path(sys.executable), _REPOSITORY, *traversable),
             announce=False,
+            outside=outside,
         )
         self._nest: nest.Nest | None = None
         self._processes: list[subprocess.Popen[str]] = []

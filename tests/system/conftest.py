@@ -108,9 +108,15 @@ def fresh_host(_swept: None) -> Iterator[Callable[..., Host]]:
 
 
 @pytest.fixture(scope="module")
-def installed(_swept: None) -> Iterator[Product]:
+def host_options() -> dict[str, bool]:
+    """How the host of a module that has the product is made."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def installed(_swept: None, host_options: dict[str, bool]) -> Iterator[Product]:
     """The product on a host of the module's own; tests take `product`."""
-    with _booted() as booted:
+    with _booted(**host_options) as booted:
         yield Product(booted).install()
 
 

@@ -23,6 +23,7 @@ from sessiond.errors import PermissionDenied, SessiondError, TimedOut, Unsupport
 from sessiond.nest import boot, layout, lifecycle, units
 from sessiond.nest.plan import Entry
 from sessiond.nest.record import start_time
+from sessiond.paths import OUTSIDE
 
 _CI = bool(os.environ.get("CI"))
 _UID = os.getuid()
@@ -159,6 +160,18 @@ def test_pids_are_told_as_the_caller_sees_them(shared: nest.Nest) -> None:
     assert outer[1] == shared.pid
     _out(shared, "systemctl", "--user", "stop", "sleeps")
     assert inner not in nest.outer_pids(shared)
+
+
+def test_what_runs_inside_sees_the_processes_outside_apart_from_its_own(shared: nest.Nest) -> None:
+    code = (
+        "from sessiond.discovery.processes import LiveProcesses as P; print(*(p.pid for p in P().outside()))"
+    )
+    seen = {int(pid) for pid in _out(shared, sys.executable, "-c", code).split()}
+    assert os.getpid() in seen
+    assert seen.isdisjoint(nest.outer_pids(shared).values())
+    assert Path(f"/proc/{shared.pid}/root{OUTSIDE}").is_mount()
+    write = nest.run(shared, ["sh", "-c", f"echo x > {OUTSIDE}/self/comm"], check=False)
+    assert "Read-only" in write.stderr
 
 
 def test_exec_keeps_folder_environment_status_and_input(

@@ -161,6 +161,32 @@ def test_without_root_it_boots_in_a_user_namespace(fresh_host: MakeHost) -> None
     assert host.path(f"{HOME}/mine").stat().st_uid == host.uid
 
 
+_LOOK_OUTSIDE = """
+import json, sys
+from sessiond.discovery.processes import LiveProcesses
+processes, pid, space = LiveProcesses(), int(sys.argv[1]), sys.argv[2]
+found = {one.pid: one for one in processes.outside()}
+at = processes.abroad(space, pid, found[pid].start_time) if pid in found else None
+print(json.dumps({"pids": list(found), "comm": found[pid].comm if pid in found else "", "abroad": at}))
+"""
+
+
+def test_processes_outside_are_seen_in_a_user_namespace(fresh_host: MakeHost) -> None:
+    host = fresh_host()
+    _unmask_proc(host)
+    code = (
+        "(lambda os: [os.getpid(), list(nest.outer_pids(found).values()), open('/proc/self/comm').read(),"
+        f" run({sys.executable!r}, '-c', {_LOOK_OUTSIDE!r},"
+        " str(os.getpid()), os.readlink('/proc/self/ns/pid'))]"
+        ")(__import__('os'))"
+    )
+    pid, own, comm, told = _nested(host, code, user=True, wrap=_DELEGATED)["said"]
+    seen = json.loads(told)
+    assert pid in seen["pids"]
+    assert not set(seen["pids"]) & set(own)
+    assert (seen["comm"] + "\n", seen["abroad"]) == (comm, pid)
+
+
 def test_without_root_and_delegated_cgroup_the_error_says_so(fresh_host: MakeHost) -> None:
     answer = _nested(fresh_host(), "None", user=True)
     assert answer["code"] == "nest_needs_privilege"

@@ -42,7 +42,15 @@ class FakeProcess:
 class FakeProcesses:
     """The processes given, and who holds which flock."""
 
-    def __init__(self, *processes: FakeProcess, locks: Mapping[tuple[int, int], int] | None = None) -> None:
+    def __init__(
+        self,
+        *processes: FakeProcess,
+        locks: Mapping[tuple[int, int], int] | None = None,
+        outside: Sequence[FakeProcess] = (),
+        locks_outside: Mapping[tuple[int, int], int] | None = None,
+        abroad: int | None = None,
+    ) -> None:
+        self._outside, self._locks_outside, self._abroad = outside, dict(locks_outside or {}), abroad
         self._processes = {process.pid: process for process in processes}
         self._locks = dict(locks or {})
         self.looks = 0
@@ -57,6 +65,15 @@ class FakeProcesses:
 
     def lock_holders(self) -> Mapping[tuple[int, int], int]:
         return self._locks
+
+    def outside(self) -> Sequence[FakeProcess]:
+        return self._outside
+
+    def lock_holders_outside(self) -> Mapping[tuple[int, int], int]:
+        return self._locks_outside
+
+    def abroad(self, space: str, pid: int, start_time: int | None) -> int | None:
+        return self._abroad
 
 
 NOBODY = FakeProcesses()

@@ -282,6 +282,37 @@ def test_who_holds_the_lock_has_it_open(tmp_path: Path) -> None:
     assert adapter.is_alive(rows[FORKED], processes) == STOPPED
 
 
+def test_a_lock_that_is_held_outside_of_a_nest_is_in_doubt(tmp_path: Path) -> None:
+    lay(tmp_path, "done")
+    lay(tmp_path, "killed")
+    adapter = make_adapter("codex", home_of(tmp_path))
+    rows = found_by(adapter)
+    holder = FakeProcess(77, 5, "codex", cwd=rows[KILLED].cwd)
+    processes = FakeProcesses(outside=[holder], locks_outside={lock(tmp_path, DONE): 77})
+    evidence = adapter.evidence(processes)
+    assert evidence.lives == {DONE: Life(None, "process 77 outside of this nest holds its lock")}
+    # What it has open is known: nothing else of its folder is.
+    assert not evidence.outside
+    assert adapter.is_alive(rows[DONE], processes).alive is None
+
+
+def test_an_older_version_outside_of_a_nest_is_seen_by_its_open_file(tmp_path: Path) -> None:
+    path = str(lay(tmp_path, "killed"))
+    adapter = make_adapter("codex", home_of(tmp_path))
+    found_by(adapter)
+    older = FakeProcess(77, 5, "codex", open_files=[path])
+    evidence = adapter.evidence(FakeProcesses(outside=[older]))
+    assert evidence.lives[KILLED].alive is None
+    assert not evidence.outside
+    # Of one whose files cannot be looked at nothing can be told; of a server it can.
+    closed = FakeProcess(78, 5, "codex", cwd="/somewhere")
+    server = FakeProcess(79, 5, "codex", argv=("codex", "mcp-server"))
+    # Some other file that it has locked says nothing.
+    processes = FakeProcesses(outside=[closed, server], locks_outside={(1, 2): 78})
+    [told] = adapter.evidence(processes).outside or ()
+    assert (told.pid, told.cwd) == (78, "/somewhere")
+
+
 def test_a_lock_that_nobody_holds_shows_nothing(tmp_path: Path) -> None:
     lay(tmp_path, "killed")
     lock(tmp_path, KILLED)

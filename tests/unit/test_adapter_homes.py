@@ -407,3 +407,27 @@ def test_a_process_with_files_where_nobody_looks_is_noticed(home: Path, other: P
     )
     assert not runs_elsewhere("claude-code", environment(home), there)
     assert not runs_elsewhere("acp", environment(home), there)
+
+
+# ---- outside of a nest -----------------------------------------------------------------------
+
+
+def gemini(pid: int, **variables: object) -> FakeProcess:
+    given = {name: str(value) for name, value in variables.items()}
+    return FakeProcess(pid, comm="gemini", exe="/opt/gemini", cwd="/w", environment=given)
+
+
+def test_a_process_outside_may_have_open_what_is_in_the_home_it_names(home: Path, other: Path) -> None:
+    (other / ".gemini").mkdir()
+    adapter = make_adapter("gemini", environment(home, {"gemini": [str(other)]}))
+    label = str(other / ".gemini")
+    processes = FakeProcesses(outside=[gemini(5, HOME=home), gemini(6, HOME=home, GEMINI_CLI_HOME=other)])
+    told = {(one.pid, one.home) for one in adapter.evidence(processes).outside or ()}
+    assert told == {(5, ""), (6, label)}
+    # Where it keeps its files may not be for us to read.
+    hidden = adapter.evidence(FakeProcesses(outside=[gemini(5)])).outside or ()
+    assert {(one.pid, one.home) for one in hidden} == {(5, ""), (5, label)}
+    usual = make_adapter("gemini", environment(home))
+    assert not usual.evidence(FakeProcesses(outside=[gemini(6, HOME="/root"), FakeProcess(7)])).outside
+    [one] = usual.evidence(FakeProcesses(outside=[gemini(5, HOME=home)])).outside or ()
+    assert (one.cwd, "outside of this nest" in one.reason) == ("/w", True)

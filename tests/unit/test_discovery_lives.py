@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sessiond.adapters.reading.evidence import began_ns
 from sessiond.discovery.lives import settle
-from sessiond.model.agent_session import MARKER, STOPPED, Found, Life
+from sessiond.model.agent_session import HOME, MARKER, STOPPED, Found, Life
 from sessiond.ports.discovery import Evidence, Possible, Process
 
 
@@ -40,6 +42,15 @@ class Some:
 
     def lock_holders(self) -> Mapping[tuple[int, int], int]:
         return {}
+
+    def outside(self) -> Sequence[Process]:
+        return ()
+
+    def lock_holders_outside(self) -> Mapping[tuple[int, int], int]:
+        return {}
+
+    def abroad(self, space: str, pid: int, start_time: int | None) -> int | None:
+        return None
 
 
 class Prog:
@@ -226,3 +237,20 @@ def test_what_our_agent_went_on_to_counts_and_not_the_mark_that_it_was_started_w
     assert lives.of(ONE) == STOPPED
     assert lives.of(Found("prog-adapter", "two")).pid == 5
     assert settle(ADAPTER, Evidence(), {"s-b": "two"}, Some(process)).of(ONE).pid == 5
+
+
+def test_what_runs_outside_of_a_nest_may_have_open_what_is_in_its_folder_or_was_written_since() -> None:
+    began = datetime.fromtimestamp(began_ns(OneProcess(5)) / 1e9, UTC)
+    lives = settle(ADAPTER, Evidence(outside=[Possible(5, 100, "/work", "outside")]), {}, Some())
+    assert lives.of(ONE) == Life(None, "outside")
+    elsewhere = Found("prog-adapter", "two", cwd="/else", updated_at=began - timedelta(minutes=1))
+    assert lives.of(elsewhere) == STOPPED
+    assert lives.of(replace(elsewhere, updated_at=began + timedelta(minutes=1))) == Life(None, "outside")
+    assert lives.of(replace(ONE, native={HOME: "/another"})) == STOPPED
+    # Nobody can be told of its end.
+    assert lives.processes() == set()
+
+
+def test_what_is_known_of_a_conversation_counts_more_than_what_runs_outside() -> None:
+    evidence = Evidence({"one": Life(True, pid=5)}, outside=[Possible(6, 100, "/work", "outside")])
+    assert settle(ADAPTER, evidence, {}, Some(OneProcess(5))).of(ONE).alive is True

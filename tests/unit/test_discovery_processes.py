@@ -14,7 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from sessiond.discovery.processes import LiveProcess, LiveProcesses, mark_of, parse_locks, read_stat
+from sessiond.discovery.processes import (
+    LiveProcess,
+    LiveProcesses,
+    Namespaces,
+    mark_of,
+    outsiders,
+    parse_locks,
+    read_stat,
+)
 from tests.system.product import until
 
 
@@ -160,3 +168,95 @@ _SESSION, _AGENT = "0123456789ab4def8123456789abcdef", "a1b2c3d4e5f60718"
 )
 def test_the_mark_is_that_of_our_agents_unit(cgroup: str, mark: bool) -> None:
     assert mark_of(cgroup) == (f"{_SESSION}-{_AGENT}" if mark else "")
+
+
+class Proc:
+    """A /proc that is what the test says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def has(
+        self, pid: int, *inner: int, began: int = 100, space: str = "", flags: int = 0, comm: str = "x"
+    ) -> Proc:
+        """A process, its pids in inner namespaces, and the innermost one where that can be read."""
+        place = self.folder / str(pid)
+        (place / "ns").mkdir(parents=True)
+        fields = ["S", "1", "1", "1", "0", "-1", str(flags), *["0"] * 12, str(began), *["0"] * 30]
+        (place / "stat").write_text(f"{pid} ({comm}) {' '.join(fields)}\n")
+        (place / "status").write_text(f"Name:\t{comm}\nNSpid:\t" + "\t".join(map(str, (pid, *inner))) + "\n")
+        if space:
+            (place / "ns" / "pid").symlink_to(space)
+        return self
+
+    @property
+    def outermost(self) -> Proc:
+        """With the first process and the kernel's own threads."""
+        return self.has(1).has(2, flags=0x208040)
+
+    @property
+    def spaces(self) -> Namespaces:
+        return Namespaces(str(self.folder))
+
+
+GONE = "pid:[4]"
+
+
+def test_a_process_of_another_namespace_is_seen_by_its_pid_there(tmp_path: Path) -> None:
+    spaces = Proc(tmp_path).outermost.has(500, 7, began=33, space=GONE).spaces
+    assert spaces.find(GONE, 7, 33) == 500
+    assert spaces.find(GONE, 7, None) == 500
+    # Another has that pid by now; and the same pid of another namespace is another process.
+    assert spaces.find(GONE, 7, 34) == 0
+    assert spaces.find("pid:[5]", 7, 33) == 0
+
+
+def test_what_cannot_be_read_of_a_process_may_be_any_namespace(tmp_path: Path) -> None:
+    spaces = Proc(tmp_path).outermost.has(500, 7, began=33).spaces
+    assert spaces.find(GONE, 7, 33) == 500
+    assert spaces.find(GONE, 7, 34) == 0
+
+
+def test_a_namespace_that_is_not_seen_is_over_only_where_all_are_seen(tmp_path: Path) -> None:
+    assert Proc(tmp_path / "machine").outermost.spaces.find(GONE, 7, 33) == 0
+    container = Proc(tmp_path / "container").has(1).has(2).has(500, space="pid:[9]")
+    assert container.spaces.find(GONE, 7, 33) is None
+    # Of one that is seen, all processes are.
+    assert container.spaces.find("pid:[9]", 7, 33) == 0
+    hidden = Proc(tmp_path / "hidden").has(2, flags=0x208040).has(500, space=GONE)
+    assert hidden.spaces.find(GONE, 7, 33) is None
+
+
+def test_outside_are_those_that_our_own_proc_does_not_show(tmp_path: Path) -> None:
+    own = read_stat(os.getpid())
+    assert own is not None
+    proc = Proc(tmp_path).has(1000, os.getpid(), began=own.start_time).has(1001, comm="codex")
+    # Deeper than ours: in a nest beside ours, and in a container that is seen here too.
+    proc.has(1002, os.getpid(), began=own.start_time + 1).has(1003, os.getpid(), 5, began=own.start_time)
+    (tmp_path / "self").symlink_to("1000")
+    found = {one.pid: one for one in outsiders(str(tmp_path))}
+    assert found.keys() == {1001, 1002}
+    assert (found[1001].comm, found[1001].start_time, found[1001].cwd) == ("codex", 100, "")
+
+
+def test_without_a_nest_nothing_is_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sessiond.discovery.processes.OUTSIDE", str(tmp_path))
+    processes = LiveProcesses()
+    assert (list(processes.outside()), dict(processes.lock_holders_outside())) == ([], {})
+    own = os.readlink("/proc/self/ns/pid")
+    stat = read_stat(os.getpid())
+    assert stat is not None
+    assert processes.abroad(own, os.getpid(), stat.start_time) == os.getpid()
+    assert processes.abroad(own, os.getpid(), stat.start_time + 1) == 0
+
+
+def test_in_a_nest_its_outside_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sessiond.discovery.processes.OUTSIDE", str(tmp_path))
+    Proc(tmp_path).outermost.has(1000, 7).has(1001, space="pid:[1]")
+    (tmp_path / "self").symlink_to("1000")
+    (tmp_path / "locks").write_text("1: FLOCK  ADVISORY  WRITE 1001 fe:1a:5 0 EOF\n")
+    processes = LiveProcesses()
+    assert 1001 in {one.pid for one in processes.outside()}
+    assert processes.lock_holders_outside() == {(os.makedev(0xFE, 0x1A), 5): 1001}
+    assert processes.abroad("pid:[1]", 1001, 100) == 1001
+    assert processes.abroad(GONE, 1001, 100) == 0

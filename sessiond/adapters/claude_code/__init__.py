@@ -15,7 +15,7 @@ from typing import Final
 from sessiond.adapters.claude_code import starting, transcript
 from sessiond.adapters.claude_code.finding import AGENT, Transcripts
 from sessiond.adapters.claude_code.registry import Entry, Registry
-from sessiond.adapters.reading.evidence import executing
+from sessiond.adapters.reading.evidence import executing, outside
 from sessiond.adapters.reading.packages import read_package
 from sessiond.model.agent_session import STOPPED, Found, Life, Plan, Problem, Transcript, Turn, Wish
 from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, Processes, Told, Watched
@@ -116,7 +116,14 @@ class Adapter:
         for found in self._transcripts.subagents(lives.keys()):
             lives[found.id] = self._life_in(found, lives[found.parent])
         possible = (*self._registry.unread(processes), *self._unregistered(processes))
-        return Evidence(lives, possible, self._registry.unknown(), spare=list(self._spare(processes)))
+        return Evidence(
+            lives,
+            possible,
+            self._registry.unknown(),
+            spare=list(self._spare(processes)),
+            # The registry tells of those who keep it.
+            outside=[outside(self.program, one) for one in processes.outside() if self._is_older(one)],
+        )
 
     def is_alive(self, found: Found, processes: Processes) -> Life:
         self._registry.look()
@@ -178,6 +185,11 @@ class Adapter:
                 f"process {process.pid} is Claude Code {version or 'of an unknown version'},"
                 " which does not tell what it has open",
             )
+
+    def _is_older(self, process: Process) -> bool:
+        """Whether it is of a version that is known to keep no registry, for files of ours."""
+        version = self._version_of(process.exe) if process.comm.startswith("claude") and process.exe else ""
+        return bool(version) and _numbers(version) < _REGISTERS and not self._is_of_others(process)
 
     def _spare(self, processes: Processes) -> Iterator[int]:
         """Processes that say of themselves that they have none, and those of commands that have none."""

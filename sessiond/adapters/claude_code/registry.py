@@ -187,13 +187,10 @@ class Registry:
 def life_of(entry: Entry, processes: Processes) -> Life | None:
     """Whether the process of an entry lives; None where it does not."""
     if entry.domain and entry.domain != own_domain():
-        return Life(
-            None,
-            f"process {entry.pid} of another PID namespace or machine ({entry.domain}) has it open, or had",
-        )
+        return _life_abroad(entry, processes)
     process = processes.get(entry.pid)
     if process is None:
-        return None
+        return _life_outside(entry, processes)
     if entry.start_time is None:
         if not executes(process):
             return None
@@ -205,7 +202,7 @@ def life_of(entry: Entry, processes: Processes) -> Life | None:
         )
     if entry.start_time != process.start_time:
         # Somebody else's by now.
-        return None
+        return _life_outside(entry, processes)
     if not executes(process):
         # Whoever can write there must not have another's process taken for it, and ended.
         return Life(
@@ -218,6 +215,31 @@ def life_of(entry: Entry, processes: Processes) -> Life | None:
     if entry.status == "waiting":
         activity = _WAITS.get(entry.waiting_for, f"waiting for {entry.waiting_for or 'an answer'}")
     return Life(True, "", process.pid, process.start_time, _TURNS.get(entry.status), shorten(activity))
+
+
+def _life_abroad(entry: Entry, processes: Processes) -> Life | None:
+    """Of a process that another PID namespace, or machine, calls by that pid."""
+    place, _, space = own_domain().rpartition(":pid:")
+    known = bool(place.partition(":")[2]) and bool(space)
+    there, _, other = entry.domain.rpartition(":pid:")
+    seen = processes.abroad(f"pid:{other}", entry.pid, entry.start_time) if known and there == place else None
+    if seen == 0:
+        return None
+    if seen is None:
+        reason = (
+            f"process {entry.pid} of another PID namespace or machine ({entry.domain}) has it open, or had"
+        )
+    else:
+        reason = f"process {seen}, which runs in another PID namespace, has it open, or had"
+    return Life(None, reason)
+
+
+def _life_outside(entry: Entry, processes: Processes) -> Life | None:
+    """Of a process of a version that does not say in which PID namespace it is, and that is not here."""
+    for process in () if entry.domain else processes.outside():
+        if (process.pid, process.start_time) == (entry.pid, entry.start_time) and executes(process):
+            return Life(None, f"process {process.pid}, which runs outside of this nest, has it open, or had")
+    return None
 
 
 def executes(process: Process) -> bool:

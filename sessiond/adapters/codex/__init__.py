@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -14,7 +15,15 @@ from sessiond.adapters.codex import rollouts
 from sessiond.adapters.codex.index import Entry, Index
 from sessiond.adapters.codex.rollouts import Rollout
 from sessiond.adapters.reading import ends as files
-from sessiond.adapters.reading.evidence import began_ns, executing, is_program, life_of, living
+from sessiond.adapters.reading.evidence import (
+    began_ns,
+    executes,
+    executing,
+    is_program,
+    life_of,
+    living,
+    outside,
+)
 from sessiond.adapters.reading.objects import decoded
 from sessiond.adapters.reading.packages import VERSION_MAX, read_package
 from sessiond.adapters.reading.tracking import Tracked
@@ -22,7 +31,7 @@ from sessiond.adapters.reading.zstd import unpacked_end
 from sessiond.adapters.starting import model_words, prompt_input, prompt_word
 from sessiond.errors import NotFound, Unsupported
 from sessiond.model.agent_session import STOPPED, Found, Life, Message, Plan, Problem, Transcript, Turn, Wish
-from sessiond.ports.discovery import Clear, Evidence, Gone, Process, Processes, Told, Watched
+from sessiond.ports.discovery import Clear, Evidence, Gone, Possible, Process, Processes, Told, Watched
 
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 # Of a transcript, so much is looked through for its last messages.
@@ -213,7 +222,36 @@ class Adapter:
             for each in executing(processes, {"codex"})
             if each.pid not in holders and not _SERVERS.isdisjoint(each.argv[1:2])
         ]
-        return Evidence(lives, unknown=unknown, holders=shared, spare=spare)
+        abroad = list(self._open_outside(processes, lives))
+        return Evidence(lives, unknown=unknown, holders=shared, spare=spare, outside=abroad)
+
+    def _open_outside(self, processes: Processes, lives: dict[str, Life]) -> Iterator[Possible]:
+        """Put in the rollouts that processes without locks have open outside of our nest; those of which not
+        even that can be told."""
+        running = [one for one in processes.outside() if executes(one, self.program)]
+        locking = set(self._locking_outside(processes)) if running else set()
+        for process in running:
+            for path in process.open_files:
+                rollout = self._rollouts.paths.get(path)
+                if rollout is not None:
+                    reason = f"process {process.pid} outside of this nest has it open"
+                    lives.setdefault(rollout.id, Life(None, reason))
+            if (
+                not process.open_files
+                and process.pid not in locking
+                and _SERVERS.isdisjoint(process.argv[1:2])
+            ):
+                yield outside(self.program, process)
+
+    def _locking_outside(self, processes: Processes) -> Iterator[int]:
+        holders = processes.lock_holders_outside()
+        # Where they cannot be looked at, what is in doubt is told of the folder, or of each.
+        with suppress(OSError):
+            for _, path in self._lock_files():
+                with suppress(OSError):
+                    status = os.stat(path)
+                    if (pid := holders.get((status.st_dev, status.st_ino))) is not None:
+                        yield pid
 
     def is_alive(self, found: Found, processes: Processes) -> Life:
         """The same for one."""
@@ -244,7 +282,8 @@ class Adapter:
             return Life(None, f"its lock cannot be looked at: {error.strerror}")
         pid = processes.lock_holders().get((status.st_dev, status.st_ino))
         if pid is None:
-            return None
+            pid = processes.lock_holders_outside().get((status.st_dev, status.st_ino))
+            return None if pid is None else Life(None, f"process {pid} outside of this nest holds its lock")
         process = processes.get(pid)
         if process is None:
             return Life(None, f"its lock is held by process {pid}, which cannot be looked at from here")

@@ -18,7 +18,15 @@ import msgspec
 
 from sessiond.adapters.pi.files import ID_MAX, Header, Row, first_header, messages_of, read_row
 from sessiond.adapters.reading.ends import malformed, read_small, unreadable
-from sessiond.adapters.reading.evidence import began_ns, executes, handed_down, life_of, living, marked
+from sessiond.adapters.reading.evidence import (
+    began_ns,
+    executes,
+    handed_down,
+    life_of,
+    living,
+    marked,
+    outside,
+)
 from sessiond.adapters.reading.objects import decoded_file
 from sessiond.adapters.reading.packages import packaged_version
 from sessiond.adapters.reading.stamps import Stamps
@@ -281,7 +289,8 @@ class Adapter:
         self._doubt([one for pid, one in running.items() if pid not in shown and self._marked(one)], lives)
         # Either program may have any of the tree's open; a process itself is told by its own adapter.
         others = [pid for pid, process in running.items() if executes(process, _PORT) is (self.name != _PORT)]
-        return Evidence(lives, [_possible(process) for process in possible], spare=others)
+        abroad = [outside("pi", process) for process in processes.outside() if self._runs(process)]
+        return Evidence(lives, [_possible(process) for process in possible], spare=others, outside=abroad)
 
     def is_alive(self, found: Found, processes: Processes) -> Life:
         """From the same look."""

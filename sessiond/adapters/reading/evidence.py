@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from sessiond.model.agent_session import MARKER, STOPPED, Found, Life, Turn
-from sessiond.ports.discovery import Evidence, Process, Processes
+from sessiond.ports.discovery import Evidence, Possible, Process, Processes
 
 # What programs put into the environment of the tools that they run, by their adapters' names: who carries it
 # at its own start was started by such a program, and has every mark of that one from it.
@@ -91,10 +91,19 @@ def marked(process: Process) -> tuple[str, str]:
     return (adapter, session) if session else ("", "")
 
 
-def began_ns(process: Process) -> int:
+def began_ns(process: Process | Possible) -> int:
     """When a process began, by the clock that files are dated by; true to a hundredth of a second."""
     booted = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     return booted + process.start_time * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
+
+
+def outside(program: str, process: Process, cwd: str | None = None) -> Possible:
+    """That a process outside of our nest may have open what is in its folder, or in this one (empty: any)."""
+    reason = (
+        f"{program} (process {process.pid}) runs outside of this nest, and from inside it cannot be told "
+        "what it has open"
+    )
+    return Possible(process.pid, process.start_time, process.cwd if cwd is None else cwd, reason)
 
 
 def life_of(found: Found, evidence: Evidence) -> Life:
