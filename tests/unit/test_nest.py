@@ -183,6 +183,7 @@ def test_a_plan_comes_back_as_it_was_sent() -> None:
         run_kept=("/run/k",),
         devices=("fuse",),
         lingering=("me",),
+        outside=("/proc", "/run/outside"),
     )
     assert BootPlan.from_json(plan.to_json()) == plan
     overlay = Overlay(
@@ -191,6 +192,15 @@ def test_a_plan_comes_back_as_it_was_sent() -> None:
     fuller = replace(plan, overlay=overlay, user_namespace=UserNamespace(1, 2, (3, 4), (5, 6)))
     assert BootPlan.from_json(fuller.to_json()) == fuller
     assert len(fuller.to_json()) < 1 << 16
+
+
+def test_a_nest_in_a_nest_is_shown_what_that_sees_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "OUTSIDE", str(tmp_path))
+    assert layout.outside() == ("/proc", str(tmp_path))
+    (tmp_path / "self").symlink_to("/proc/self")
+    assert layout.outside() == (str(tmp_path), str(tmp_path))
 
 
 def test_units_are_links_to_files_never_to_folders(tmp_path: Path) -> None:
