@@ -315,7 +315,8 @@ IN_A_NAMESPACE = """
 def test_a_recycled_pid_and_another_namespace(
     seen: Seen, claude: Program, model: ModelServer, folder: Path
 ) -> None:
-    """In a PID namespace the pid of a killed one is given to another; from outside nothing can be told."""
+    """In a PID namespace the pid of a killed one is given to another. From outside it is known to be over
+    once nobody is in that namespace, if all processes of the machine can be seen."""
     unshare = shutil.which("unshare")
     if unshare is None:
         pytest.skip("unshare is missing: no PID namespace can be made")
@@ -350,4 +351,8 @@ def test_a_recycled_pid_and_another_namespace(
             assert json.loads(inside.stdout.readline())[1] == ["stopped", True, True]
         finally:
             inside.send_signal(signal.SIGKILL)
-    assert seen.one().status is Status.UNKNOWN, "that it ended there cannot be seen from here"
+    kernel = Path("/proc/2/comm")
+    if kernel.exists() and kernel.read_text() == "kthreadd\n":
+        seen.until_status(Status.STOPPED, id)
+    else:
+        assert seen.one().status is Status.UNKNOWN, "that it ended there cannot be seen from here"
