@@ -74,7 +74,7 @@ def test_a_name_alone_means_the_only_living_agent_of_that_name(daemons: Daemons)
     shop.add("server")
     assert ctl("pause", "claude", "--json").json[0]["id"] == living.id
     assert ctl("pause", "server").out == "shop/server: paused\n"
-    assert ctl("pause", living.id[:6]).code == 0, "the beginning of an id is a name too"
+    assert ctl("pause", living.id[:12]).code == 0, "the beginning of an id is a name too"
 
 
 def test_a_name_that_two_sessions_have_is_ambiguous_and_both_are_told(daemons: Daemons) -> None:
