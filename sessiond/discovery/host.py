@@ -52,9 +52,8 @@ class ProcessFinder:
     ) -> None:
         self._deadline = deadline
         self._environment = os.environ if environment is None else environment
-        given = os.environ if environment is None else environment
         self._nursery = Nursery(
-            {**given, SETTING: msgspec.json.encode(homes or {}).decode()},
+            {**self._environment, SETTING: msgspec.json.encode(homes or {}).decode()},
             deadline,
             program,
             factory,

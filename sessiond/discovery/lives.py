@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Final, Protocol
 
 from sessiond.adapters.reading.evidence import began_ns, executes, handed_down
@@ -171,14 +172,21 @@ def _inner(adapter: Program, pid: int | None, processes: Processes) -> bool:
         return False
     if handed_down(process, adapter.name):
         return True
-    mark, seen = process.environment.get(MARKER, ""), {process.pid}
-    above = processes.get(process.parent)
+    mark = process.environment.get(MARKER, "")
+    return any(
+        executes(above, adapter.program) and above.environment.get(MARKER, "") == mark
+        for above in islice(lineage(process, processes), 1, None)
+    )
+
+
+def lineage(process: Process, processes: Processes) -> Iterator[Process]:
+    """A process and those that it comes from."""
+    seen: set[int] = set()
+    above: Process | None = process
     while above is not None and above.pid not in seen:
-        if executes(above, adapter.program) and above.environment.get(MARKER, "") == mark:
-            return True
         seen.add(above.pid)
+        yield above
         above = processes.get(above.parent)
-    return False
 
 
 def _written_since(one: Possible, found: Found) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from sessiond.adapters.reading.evidence import executes
-from sessiond.discovery.lives import Lives
+from sessiond.discovery.lives import Lives, lineage
 from sessiond.model.agent_session import HOME, PROCESS, Found, Life
 from sessiond.ports.discovery import AgentAdapter, Evidence, Possible, Process, Processes
 
@@ -62,9 +62,7 @@ def _fits(lives: Lives, one: Possible, rows: Mapping[str, Found]) -> bool:
 
 
 def _above(pid: int, processes: Processes) -> Iterator[int]:
-    """A process and those that it comes from."""
-    seen: Collection[int] = set()
-    while pid > 1 and pid not in seen and (process := processes.get(pid)) is not None:
-        yield pid
-        seen = {*seen, pid}
-        pid = process.parent
+    """A process and those that it comes from, but the first of all."""
+    process = processes.get(pid)
+    if process is not None:
+        yield from (one.pid for one in lineage(process, processes) if one.pid > 1)

@@ -18,7 +18,7 @@ from sessiond.discovery.lives import settle
 from sessiond.model.agent_session import Found, Life, Problem, Wish
 from sessiond.ports.discovery import AgentAdapter, Clear, Evidence, Gone, Processes, Told
 from tests.unit.adapter_case import NOBODY, FakeProcess, FakeProcesses, found_by, problems_of
-from tests.unit.test_adapter_codex import ASKED, DONE, KILLED, lay
+from tests.unit.test_adapter_codex import ASKED, DONE, KILLED, lay, lock
 
 ELSEWHERE = "/nowhere/at/all"
 
@@ -177,14 +177,6 @@ def test_there_are_so_many_and_no_more(home: Path, tmp_path: Path) -> None:
 
 
 # ---- who lives -------------------------------------------------------------------------------
-
-
-def lock(home: Path, session: str) -> tuple[int, int]:
-    path = home / ".codex/thread-writer-locks" / f"{session}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    status = path.stat()
-    return status.st_dev, status.st_ino
 
 
 def test_who_lives_is_told_of_each_home(home: Path, other: Path) -> None:
