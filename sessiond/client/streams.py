@@ -15,17 +15,10 @@ import grpc
 import grpc.aio
 
 from sessiond.errors import SessiondError, Unreachable
-from sessiond.rpc.address import unix_address
+from sessiond.rpc.channel import CHANNEL_OPTIONS, unix_address
 from sessiond.rpc.status import from_rpc_error
 
 TIMEOUT: Final = 30.0
-_OPTIONS = (
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.enable_retries", 0),
-    ("grpc.service_config_disable_resolution", 1),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-)
 # What gRPC itself says of a call whose other side went away in the middle of it.
 _BROKEN = frozenset({"rpc_cancelled", "rpc_internal", "rpc_unknown", "rpc_aborted"})
 
@@ -43,7 +36,7 @@ class Line:
 
     def __init__(self, socket: str) -> None:
         self.socket = socket
-        self._channel = grpc.aio.insecure_channel(unix_address(socket), options=_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(unix_address(socket), options=CHANNEL_OPTIONS)
 
     @cached_property
     def agents(self) -> Any:

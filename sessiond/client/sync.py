@@ -15,7 +15,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 
 from sessiond.errors import SessiondError, TimedOut, Unreachable
-from sessiond.rpc.address import unix_address
+from sessiond.rpc.channel import CHANNEL_OPTIONS, unix_address
 from sessiond.rpc.status import from_rpc_error
 
 if TYPE_CHECKING:
@@ -25,14 +25,6 @@ if TYPE_CHECKING:
 TIMEOUT: Final = 60.0
 # Longer than any job of the init system is given, so that its own verdict arrives.
 JOB_TIMEOUT: Final = 300.0
-
-_OPTIONS = (
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.enable_retries", 0),
-    ("grpc.service_config_disable_resolution", 1),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-)
 
 
 class Supervisor:
@@ -65,7 +57,7 @@ class Supervisor:
     def _channel(self) -> grpc.Channel:
         if self._opened is None:
             _check_present(self.socket)
-            self._opened = grpc.insecure_channel(unix_address(self.socket), options=_OPTIONS)
+            self._opened = grpc.insecure_channel(unix_address(self.socket), options=CHANNEL_OPTIONS)
         return self._opened
 
     @cached_property

@@ -16,7 +16,7 @@ import grpc.aio
 
 from sessiond.errors import SessiondError
 from sessiond.paths import check_socket_path, private_folder
-from sessiond.rpc.address import unix_address
+from sessiond.rpc.channel import unix_address
 from sessiond.rpc.status import abort
 
 log = logging.getLogger(__name__)

@@ -14,20 +14,11 @@ import grpc
 import grpc.aio
 
 from sessiond.errors import SessiondError, Unreachable, Unsupported
-from sessiond.rpc.address import unix_address
+from sessiond.rpc.channel import CHANNEL_OPTIONS, unix_address
 from sessiond.rpc.status import DETAILS_KEY, from_rpc_error
 
 log = logging.getLogger(__name__)
 
-# Nothing is tried twice behind our back: who calls decides what may be repeated.
-_OPTIONS = (
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.enable_retries", 0),
-    ("grpc.service_config_disable_resolution", 1),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    ("grpc.max_send_message_length", 64 * 1024 * 1024),
-)
 # What a daemon says that ends: its next life can be asked.
 _LEAVING = "daemon_restarting"
 # Channels kept open that nobody uses at the moment.
@@ -59,7 +50,7 @@ class _Link:
 
     def __init__(self, socket: Path, identity: _Identity) -> None:
         self.identity = identity
-        self.channel = grpc.aio.insecure_channel(unix_address(str(socket)), options=_OPTIONS)
+        self.channel = grpc.aio.insecure_channel(unix_address(str(socket)), options=CHANNEL_OPTIONS)
         self.uses = 0
         self.retired = False
         # Whether it has said that it ends.

@@ -32,14 +32,10 @@ from sessiond.rpc._generated.v1 import (
     system_pb2_grpc,
     types_pb2,
 )
+from sessiond.rpc.channel import CHANNEL_OPTIONS
 from tests.benchmarks.bus import Bus
 
 _BARE = Path(__file__).with_name("bare.py")
-_OPTIONS = (
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    # Without it a new channel to the same socket inherits the wait after a failed attempt.
-    ("grpc.use_local_subchannel_pool", 1),
-)
 SUPERVISOR = "sessiond.service"
 DEADLINE = 60.0
 
@@ -96,7 +92,7 @@ class Stage:
         await self._stack.aclose()
 
     def _connect(self) -> None:
-        self._channel = grpc.aio.insecure_channel(f"unix:{self.paths.socket}", options=_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(f"unix:{self.paths.socket}", options=CHANNEL_OPTIONS)
 
     async def reconnect(self) -> None:
         """Drop the connection, as a supervisor that ended did, and make another."""
@@ -155,7 +151,7 @@ class Stage:
     async def daemon_pid(self, session: str) -> int:
         """What a session's daemon answers on its own socket, asked over a new connection."""
         target = f"unix:{self.paths.session_socket(session)}"
-        async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
+        async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
             stub = daemon_pb2_grpc.SessionDaemonServiceStub(channel)
             request = daemon_pb2.GetDaemonInfoRequest(session=session)
             return int((await stub.GetDaemonInfo(request, timeout=DEADLINE)).pid)

@@ -13,7 +13,7 @@ import pytest
 from sessiond.errors import SessiondError
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from sessiond.rpc._generated.v1 import agents_pb2_grpc
-from sessiond.rpc.address import unix_address
+from sessiond.rpc.channel import CHANNEL_OPTIONS, unix_address
 from sessiond.rpc.status import from_rpc_error
 from tests.system.product import PATIENCE, STATE, Product, until
 
@@ -28,7 +28,7 @@ class Crew:
         self.product = product
         self.session = session
         asked = str(socket or product.daemon_socket(session))
-        self._channel = grpc.insecure_channel(unix_address(asked))
+        self._channel = grpc.insecure_channel(unix_address(asked), options=CHANNEL_OPTIONS)
         self.stub: Any = agents_pb2_grpc.AgentsServiceStub(self._channel)
 
     def close(self) -> None:

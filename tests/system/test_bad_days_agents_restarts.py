@@ -17,7 +17,7 @@ from sessiond.errors import ErrorKind, SessiondError
 from sessiond.model.unit import daemon_unit
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from sessiond.rpc._generated.v1 import agents_pb2_grpc, sessions_pb2
-from sessiond.rpc.address import unix_address
+from sessiond.rpc.channel import CHANNEL_OPTIONS, unix_address
 from sessiond.rpc.status import from_rpc_error
 from tests.system.agents_case import Crew, crew_of
 from tests.system.product import PATIENCE, Product
@@ -48,7 +48,7 @@ def asked(crew: Crew) -> Iterator[list[SessiondError]]:
 
     def ask() -> None:
         while not over.is_set():
-            with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
                 stub = agents_pb2_grpc.AgentsServiceStub(channel)
                 try:
                     while not over.is_set():

@@ -20,6 +20,7 @@ import pytest
 
 from sessiond.errors import AlreadyExists, SessiondError
 from sessiond.rpc._generated.v1 import daemon_pb2, daemon_pb2_grpc, events_pb2, events_pb2_grpc, sessions_pb2
+from sessiond.rpc.channel import CHANNEL_OPTIONS, unix_address
 from tests.system.product import PATIENCE, SUPERVISOR, Product, daemon_unit, until
 
 # A client that falls behind is let go when so many events wait for it; what the transport holds comes on top.
@@ -86,7 +87,9 @@ def test_garbage_and_half_open_connections_disturb_nobody(product: Product) -> N
 
 
 def _daemon_info(product: Product, session: str, asked: str = "") -> daemon_pb2.GetDaemonInfoResponse:
-    with grpc.insecure_channel(f"unix:{product.daemon_socket(session)}") as channel:
+    with grpc.insecure_channel(
+        unix_address(str(product.daemon_socket(session))), options=CHANNEL_OPTIONS
+    ) as channel:
         stub = daemon_pb2_grpc.SessionDaemonServiceStub(channel)
         response: daemon_pb2.GetDaemonInfoResponse = stub.GetDaemonInfo(
             daemon_pb2.GetDaemonInfoRequest(session=asked or session), timeout=PATIENCE
@@ -108,7 +111,7 @@ def test_a_client_that_reads_nothing_is_let_go_alone_and_costs_no_memory(impatie
     session = product.new()["id"]
     process = psutil.Process(product.host.outer_pid(product.supervisor_pid()))
     # A transport that does not read ahead of its reader.
-    unread = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 4096))
+    unread = (*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 4096))
     with grpc.insecure_channel(f"unix:{product.socket}", options=unread) as lazy, product.client() as keen:
         stub: Any = events_pb2_grpc.EventsServiceStub(lazy)
         lazy_call = stub.WatchEvents(events_pb2.WatchEventsRequest(), timeout=2 * PATIENCE)

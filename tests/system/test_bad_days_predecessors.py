@@ -12,6 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sessiond.rpc._generated.v1 import sessions_pb2
+from sessiond.rpc.channel import CHANNEL_OPTIONS
 from sessiond.testing.host import GUEST, HOME
 from tests.system.product import (
     INSIDE_ROOTS,
@@ -181,7 +182,7 @@ def test_a_port_is_probed_and_another_daemon_answers(product: Product) -> None:
 
 
 def test_everything_asked_is_healthy(product: Product) -> None:
-    with grpc.insecure_channel(f"unix:{product.socket}") as channel:
+    with grpc.insecure_channel(f"unix:{product.socket}", options=CHANNEL_OPTIONS) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         for name in ("", "sessiond.v1.SessionsService"):
             answer = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE)

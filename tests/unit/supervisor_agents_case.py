@@ -24,6 +24,7 @@ from sessiond.paths import Paths, private_folder
 from sessiond.ports.discovery import Finder
 from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from sessiond.rpc._generated.v1 import agents_pb2_grpc, sessions_pb2, sessions_pb2_grpc
+from sessiond.rpc.channel import CHANNEL_OPTIONS
 from sessiond.rpc.server import Server
 from sessiond.rpc.status import from_rpc_error
 from sessiond.supervisor import parts
@@ -262,7 +263,9 @@ async def house(folder: Path, finder: Finder | None = None) -> AsyncIterator[Hou
         )
         await made.parts.load()
         await made.parts.server.start()
-        async with grpc.aio.insecure_channel(f"unix:{made.paths.socket}") as made.channel:
+        async with grpc.aio.insecure_channel(
+            f"unix:{made.paths.socket}", options=CHANNEL_OPTIONS
+        ) as made.channel:
             made.stub = agents_pb2_grpc.AgentsServiceStub(made.channel)
             yield made
         await made.parts.server.stop(0)

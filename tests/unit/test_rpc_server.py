@@ -24,6 +24,7 @@ from sessiond.rpc._generated.v1 import (
     system_pb2_grpc,
     types_pb2,
 )
+from sessiond.rpc.channel import CHANNEL_OPTIONS
 from sessiond.rpc.health import add_health, set_serving
 from sessiond.rpc.lock import SocketLock
 from sessiond.rpc.server import Server
@@ -56,7 +57,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Path]:
 
 
 async def version_at(path: Path) -> str:
-    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+    async with grpc.aio.insecure_channel(f"unix:{path}", options=CHANNEL_OPTIONS) as channel:
         stub = system_pb2_grpc.SystemServiceStub(channel)
         return str((await stub.GetInfo(system_pb2.GetInfoRequest(), timeout=60)).version)
 
@@ -68,7 +69,7 @@ async def test_socket_and_folder_are_for_their_owner_alone(served: Path) -> None
 
 
 async def test_a_foreseen_error_arrives_whole(served: Path) -> None:
-    async with grpc.aio.insecure_channel(f"unix:{served}") as channel:
+    async with grpc.aio.insecure_channel(f"unix:{served}", options=CHANNEL_OPTIONS) as channel:
         stub = system_pb2_grpc.SystemServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.RunDoctor(system_pb2.RunDoctorRequest(), timeout=60)
@@ -78,7 +79,7 @@ async def test_a_foreseen_error_arrives_whole(served: Path) -> None:
 
 
 async def test_an_unforeseen_error_tells_no_detail(served: Path) -> None:
-    async with grpc.aio.insecure_channel(f"unix:{served}") as channel:
+    async with grpc.aio.insecure_channel(f"unix:{served}", options=CHANNEL_OPTIONS) as channel:
         stub = system_pb2_grpc.SystemServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Shutdown(system_pb2.ShutdownRequest(), timeout=60)
@@ -178,7 +179,7 @@ async def streams(tmp_path: Path) -> AsyncIterator[tuple[Agents, Any]]:
     server, service = Server(path), Agents()
     agents_pb2_grpc.add_AgentsServiceServicer_to_server(service, server.grpc)
     await server.start()
-    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+    async with grpc.aio.insecure_channel(f"unix:{path}", options=CHANNEL_OPTIONS) as channel:
         yield service, agents_pb2_grpc.AgentsServiceStub(channel)
     await server.stop(0)
 
@@ -244,7 +245,7 @@ async def test_listeners_are_told_of_the_end_at_once_when_it_hangs_up(
     events_pb2_grpc.add_EventsServiceServicer_to_server(events, server.grpc)
     await server.start()
     ending = Unreachable("supervisor_unreachable", "it ends", hint="wait")
-    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+    async with grpc.aio.insecure_channel(f"unix:{path}", options=CHANNEL_OPTIONS) as channel:
         call = events_pb2_grpc.EventsServiceStub(channel).WatchEvents(
             events_pb2.WatchEventsRequest(kinds=kinds)
         )
