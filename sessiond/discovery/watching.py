@@ -261,7 +261,7 @@ class Watching:
         if mask & _LEFT and path in self._folders:
             self._leave(path)
             changed.add(path)
-        elif mask & kernel.ISDIR or (below and mask & _CAME and os.path.isdir(path)):
+        elif mask & kernel.ISDIR or (below and mask & _CAME and os.path.isdir(path) and not _leads_up(path)):
             self._take_folder(below, path, mask, changed)
             if not below and self._in_place_of_file(folder.levels, name):
                 changed.add(path)
@@ -294,11 +294,17 @@ class Watching:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is one, or a link to one; a link that leads round in a circle is none."""
+    """Whether it is one, or a link to one; a link that leads round in a circle is none, nor one up: below it
+    is the whole of a home, or of the machine."""
     try:
-        return entry.is_dir()
+        return entry.is_dir() and not (entry.is_symlink() and _leads_up(entry.path))
     except OSError:
         return False
+
+
+def _leads_up(path: str) -> bool:
+    """Whether it leads to the folder that it is in, or to one above that."""
+    return f"{os.path.realpath(os.path.dirname(path))}/".startswith(os.path.realpath(path).rstrip("/") + "/")
 
 
 def _steps(target: str) -> Iterator[tuple[str, str]]:

@@ -26,9 +26,9 @@ from sessiond.discovery.processes import read_stat
 from sessiond.errors import Conflict, InvalidArgument, PermissionDenied, SessiondError
 from sessiond.model.agent_session import MARKER, Found, Life, is_proper_id
 from sessiond.model.conversation import Choice
-from sessiond.ports.discovery import AgentAdapter, Evidence
+from sessiond.ports.discovery import AgentAdapter, Clear, Evidence
 from sessiond.supervisor.discovered.paging import Pages
-from tests.unit.adapter_case import FakeProcess, FakeProcesses, found_by
+from tests.unit.adapter_case import FakeProcess, FakeProcesses, found_by, problems_of
 from tests.unit.test_discovery_host import finding, sleeping
 
 UUID = "019ab000-1111-7222-8333-444444444444"
@@ -169,6 +169,28 @@ def test_a_transcript_that_is_named_as_an_option_is_none(tmp_path: Path, id: str
     line = {"type": "user", "uuid": "u", "cwd": "/tmp", "message": {"role": "user", "content": "hello"}}
     (project / f"{id}.jsonl").write_text(json.dumps(line) + "\n")
     assert found_by(make("claude-code", tmp_path)) == {}
+
+
+@pytest.mark.parametrize("where", ["memory/linked", "not.one", f"{UUID}/memory"])
+def test_what_lies_in_a_folder_of_another_kind_is_no_subagent(tmp_path: Path, where: str) -> None:
+    folder = tmp_path / f".claude/projects/-tmp/{where}/below"
+    folder.mkdir(parents=True)
+    line = {"type": "user", "uuid": "u", "cwd": "/tmp", "message": {"role": "user", "content": "hello"}}
+    (folder / "agent-x.jsonl").write_text(json.dumps(line) + "\n")
+    adapter = make("claude-code", tmp_path)
+    assert found_by(adapter) == {}
+    assert found_by(adapter, {str(folder), str(folder.parent), str(folder / "agent-x.jsonl")}) == {}
+
+
+def test_a_folder_in_which_subagents_may_be_is_told_once_it_can_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / f".claude/projects/-tmp/{UUID}/subagents"
+    folder.parent.mkdir(parents=True)
+    # It leads round to itself.
+    folder.symlink_to(folder)
+    adapter = make("claude-code", tmp_path)
+    assert [each.path for each in problems_of(adapter.discover(None))] == [str(folder)]
+    folder.unlink()
+    assert list(adapter.discover({str(folder.parent)})) == [Clear(str(folder))]
 
 
 # ---- ports -------------------------------------------------------------------------------------

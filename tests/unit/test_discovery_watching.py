@@ -145,6 +145,32 @@ def test_links_in_a_circle_come_to_an_end(watch: Watching, tmp_path: Path) -> No
     assert str(tmp_path / "a/1") in (changes(watch) or ())
 
 
+@pytest.mark.parametrize("target", ["/", "{top}", "{top}/a/.", "{top}/.."])
+def test_a_link_that_leads_up_opens_nothing_of_what_is_there(
+    watch: Watching, tmp_path: Path, target: str
+) -> None:
+    top = tmp_path / "top"
+    for name in ("top/a", "beside/b"):
+        (tmp_path / name).mkdir(parents=True)
+    (top / "a/before").symlink_to(target.format(top=top))
+    watch.watch([Watched(str(top), 6)])
+    (top / "a/later").symlink_to(target.format(top=top))
+    changes(watch)
+    assert watch.problems == {}
+    (tmp_path / "beside/b/1").write_text("1")
+    (top / "a/1").write_text("1")
+    assert changes(watch) == {str(top / "a/1")}
+
+
+def test_a_link_to_a_folder_beside_is_followed(watch: Watching, tmp_path: Path) -> None:
+    for name in ("top/a", "beside/b"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "top/a/link").symlink_to(tmp_path / "beside")
+    watch.watch([Watched(str(tmp_path / "top"), 6)])
+    (tmp_path / "beside/b/1").write_text("1")
+    assert changes(watch) == {str(tmp_path / "top/a/link/b/1")}
+
+
 def test_two_that_share_a_folder_are_both_heard(watch: Watching, tmp_path: Path) -> None:
     watch.watch([Watched(str(tmp_path), 0, (".a",)), Watched(str(tmp_path), 1, (".b",))])
     (tmp_path / "1.a").write_text("1")

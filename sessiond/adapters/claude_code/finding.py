@@ -154,6 +154,9 @@ class Transcripts:
             agent = len(parts) > 3 and parts[2] == SUBAGENTS and name.startswith(AGENT)
             if is_id(id) and (agent or len(parts) == 2):
                 yield from self._look_at_file(id, path)
+        elif len(parts) > 1 and not (is_id(parts[1]) and parts[2:3] in ([], [SUBAGENTS])):
+            # A folder of somebody else's: what lies in it is no subagent.
+            return
         elif "." not in name or os.path.isdir(path):
             yield from self._look_below(path, parts)
 
@@ -176,9 +179,9 @@ class Transcripts:
 
     def _look_below(self, folder: str, parts: list[str]) -> Iterator[Told | str]:
         problems: list[Problem] = []
-        if folder in self._trouble:
-            self._trouble.discard(folder)
-            yield Clear(folder)
+        for path in {folder, f"{folder}/{SUBAGENTS}"} & self._trouble:
+            self._trouble.discard(path)
+            yield Clear(path)
         if len(parts) <= 1:
             there = dict(self._scan(folder, problems))
         elif len(parts) == 2:
