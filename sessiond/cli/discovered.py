@@ -229,6 +229,11 @@ def _show_problems(app: App, problems: list[dict[str, Any]]) -> None:
         app.note("Everything could be read.")
 
 
+def _problem_line(trouble: dict[str, Any]) -> str:
+    words = [trouble["path"], trouble["reason"] if trouble["code"] else "well again"]
+    return f"{trouble['adapter']}: {' '.join(word for word in words if word)}"
+
+
 def _follow(app: App, request: Any) -> None:
     for response in app.supervisor.stream(app.supervisor.discovery.WatchAgentSessions, request):
         kind = response.WhichOneof("change")
@@ -241,7 +246,7 @@ def _follow(app: App, request: Any) -> None:
         elif kind == "problem":
             trouble = problem_object(response.problem)
             told = {"problem": trouble}
-            line = render.plain(f"{trouble['adapter']}: {trouble['path'] or ''} {trouble['reason']}")
+            line = render.plain(_problem_line(trouble))
         else:
             continue
         if app.json:

@@ -369,6 +369,8 @@ def test_changes_are_followed_line_by_line(stand_in: StandIn, as_json: bool) -> 
         trouble = Problem("pi", "file_malformed", "no JSON", "/home/user/x")
         stand_in.do(lambda: stand_in.finder.tell_problems("pi", trouble))
         problem = process.stdout.readline()
+        stand_in.do(lambda: stand_in.finder.tell_problems("pi", Problem("pi", "adapter_failed", "gone")))
+        others = {process.stdout.readline() for _ in range(2)}
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130
     if as_json:
@@ -376,12 +378,18 @@ def test_changes_are_followed_line_by_line(stand_in: StandIn, as_json: bool) -> 
         assert json.loads(came)["agent_session"].keys() >= PROMISED
         assert json.loads(went) == {"removed": {"adapter": "claude-code", "id": "new"}}
         assert json.loads(problem)["problem"]["code"] == "file_malformed"
+        told = [json.loads(line)["problem"] for line in others]
+        assert {(one["code"], one["path"]) for one in told} == {
+            ("adapter_failed", None),
+            ("", "/home/user/x"),
+        }
     else:
         assert any(line.startswith(f"claude-code {CLAUDE}: running (thinking, pid 4242)") for line in begun)
         assert "\x1b" not in came
         assert came.endswith("pid 5)\n")
         assert went == "claude-code new: gone\n"
         assert problem == "pi: /home/user/x no JSON\n"
+        assert others == {"pi: gone\n", "pi: /home/user/x well again\n"}
 
 
 def test_a_filter_that_is_wrong_ends_following(stand_in: StandIn) -> None:
