@@ -46,6 +46,14 @@ _ASKING: Final = {
     "request_user_input": "waiting for an answer",
     "request_permissions": "waiting for permission",
 }
+# Events that begin or end a turn.
+_TURN: Final = {
+    "task_started": Turn.WORKING,
+    "turn_started": Turn.WORKING,
+    "task_complete": Turn.DONE,
+    "turn_complete": Turn.DONE,
+    "turn_aborted": Turn.DONE,
+}
 _ASKED: Final = {
     "exec_approval_request": "waiting for permission",
     "apply_patch_approval_request": "waiting for permission",
@@ -231,42 +239,43 @@ def _read_lines(rollout: Rollout, blocks: list[_Block]) -> None:
         for line in data[start if number else begin : end].split(b"\n"):
             _take(rollout, line)
     before = [*blocks[:at], (blocks[at][0], blocks[at][1], begin)] if blocks else []
-    for told in _told_by(before, _CONTEXT):
-        rollout.model = rollout.model or told.model
-        rollout.cwd = rollout.cwd or told.cwd
-        if rollout.model and rollout.cwd:
-            break
+    if not (rollout.model and rollout.cwd):
+        for one in _told_by(before, _CONTEXT):
+            model, folder = _context_of(one)
+            rollout.model, rollout.cwd = rollout.model or model, rollout.cwd or folder
+            if rollout.model and rollout.cwd:
+                break
     rollout.cwd = rollout.cwd or cwd
     if rollout.tokens_in is None:
-        for told in _told_by(before, _TOKENS):
-            if told.tokens_in is not None:
-                rollout.tokens_in, rollout.tokens_out = told.tokens_in, told.tokens_out
-                break
-    rollout.title = rollout.title or next((one.title for one in _told_by(before, _TITLE) if one.title), "")
-    if not rollout.last_prompt:
-        prompts = (one.last_prompt for one in _told_by(before, _USER))
-        rollout.last_prompt = next((one for one in prompts if one), "")
+        counts = (_tokens(_usage_of(one)) for one in _told_by(before, _TOKENS))
+        told = next((each for each in counts if None not in each), (None, None))
+        rollout.tokens_in, rollout.tokens_out = told
+    rollout.title = rollout.title or _first_of(map(_title_of, _told_by(before, _TITLE)))
+    rollout.last_prompt = rollout.last_prompt or _first_of(map(_prompt_of, _told_by(before, _USER)))
     rollout.first_prompt = _first_prompt(before) or rollout.first_prompt
+
+
+def _first_of(told: Iterator[str]) -> str:
+    """The first that is not empty."""
+    return next(filter(None, told), "")
 
 
 def _last_turn(blocks: list[_Block]) -> tuple[int, int]:
     """Block and place of the last line that begins or ends a turn; of the first line where there is none."""
     for at in range(len(blocks) - 1, -1, -1):
         for begin, line in _lines_with(blocks[at], _TURNS):
-            scratch = Rollout("", "")
-            _take(scratch, line)
-            if scratch.turn in (Turn.WORKING, Turn.DONE):
+            event = _decoded(line)
+            if event is not None and event.type == "event_msg" and _turn_of(event.payload) is not None:
                 return at, begin
     return 0, blocks[0][1] if blocks else 0
 
 
-def _told_by(blocks: list[_Block], words: tuple[bytes, ...]) -> Iterator[Rollout]:
-    """What each line with one of these words tells by itself, from the last to the first."""
+def _told_by(blocks: list[_Block], words: tuple[bytes, ...]) -> Iterator[_Event]:
+    """Each line with one of these words, from the last to the first."""
     for block in reversed(blocks):
         for _, line in _lines_with(block, words):
-            scratch = Rollout("", "")
-            _take(scratch, line)
-            yield scratch
+            if (event := _decoded(line)) is not None:
+                yield event
 
 
 def _lines_with(block: _Block, words: tuple[bytes, ...]) -> Iterator[tuple[int, bytes]]:
@@ -297,10 +306,9 @@ def _first_prompt(blocks: list[_Block]) -> str:
             start = max(data.rfind(b"\n", begin, found) + 1, begin)
             over = data.find(b"\n", found, end)
             over = end if over < 0 else over
-            scratch = Rollout("", "")
-            _take(scratch, data[start:over])
-            if scratch.first_prompt:
-                return scratch.first_prompt
+            event = _decoded(data[start:over])
+            if event is not None and (prompt := _prompt_of(event)):
+                return prompt
             begin = min(over + 1, end)
     return ""
 
@@ -349,64 +357,99 @@ def _spawner(source: object) -> object:
     return source
 
 
-def _decoded(line: bytes) -> tuple[_Event, _Payload] | None:
+def _decoded(line: bytes) -> _Event | None:
     if not line:
         return None
     try:
-        event = _EVENT.decode(line)
+        return _EVENT.decode(line)
     except BROKEN:
         return None
-    return event, event.payload
+
+
+# ---- what one line tells by itself
+
+
+def _context_of(event: _Event) -> tuple[str, str]:
+    """Model and folder of the turns that follow."""
+    if event.type != "turn_context":
+        return "", ""
+    return texts.shorten(texts.as_text(event.payload.model)), texts.absolute(event.payload.cwd)
+
+
+def _usage_of(event: _Event) -> object:
+    """Tokens of the whole conversation."""
+    if event.type == "token_usage_record":
+        return event.payload.thread_token_usage
+    if event.type == "event_msg" and event.payload.type == "token_count":
+        info = event.payload.info
+        return info.get("total_token_usage") if isinstance(info, dict) else None
+    return None
+
+
+def _title_of(event: _Event) -> str:
+    """What somebody called it."""
+    named = event.type == "event_msg" and event.payload.type == "thread_name_updated"
+    return texts.shorten(texts.as_text(event.payload.thread_name)) if named else ""
+
+
+def _prompt_of(event: _Event) -> str:
+    """What its user said, shortened; empty where nothing was, or Codex said it."""
+    payload = event.payload
+    text = ""
+    if event.type == "response_item":
+        if payload.type == "message" and payload.role == "user":
+            text = _joined(payload.content)
+    elif event.type == "event_msg":
+        if payload.type == "user_message":
+            text = texts.as_text(payload.message)
+        elif payload.type == "item_completed" and isinstance(item := payload.item, dict):
+            text = _joined(item.get("content")) if item.get("type") == "UserMessage" else ""
+    return "" if not text or hidden(text) else texts.shorten(text)
+
+
+def _turn_of(payload: _Payload) -> Turn | None:
+    """Where the conversation stands by an event that begins or ends a turn."""
+    return _TURN.get(payload.type) if isinstance(payload.type, str) else None
+
+
+# ---- line after line
 
 
 def _take(rollout: Rollout, line: bytes) -> None:
     """What one more line changes."""
-    decoded = _decoded(line)
-    if decoded is None:
+    event = _decoded(line)
+    if event is None:
         return
-    head, payload = decoded
-    moment = texts.from_iso(head.timestamp)
+    moment = texts.from_iso(event.timestamp)
     if moment is not None:
         rollout.updated_at = moment
-    if head.type == "turn_context":
-        rollout.model = texts.shorten(texts.as_text(payload.model)) or rollout.model
-        rollout.cwd = texts.absolute(payload.cwd) or rollout.cwd
-    elif head.type == "event_msg":
-        _take_event(rollout, payload, moment)
-    elif head.type == "response_item":
-        _take_item(rollout, payload)
-    elif head.type == "token_usage_record":
-        _count(rollout, payload.thread_token_usage)
+    if event.type == "turn_context":
+        model, cwd = _context_of(event)
+        rollout.model, rollout.cwd = model or rollout.model, cwd or rollout.cwd
+        return
+    if prompt := _prompt_of(event):
+        rollout.first_prompt = rollout.first_prompt or prompt
+        rollout.last_prompt = prompt
+    tokens_in, tokens_out = _tokens(_usage_of(event))
+    if tokens_in is not None and tokens_out is not None:
+        rollout.tokens_in, rollout.tokens_out = tokens_in, tokens_out
+    rollout.title = _title_of(event) or rollout.title
+    if event.type == "event_msg":
+        _take_event(rollout, event.payload, moment)
+    elif event.type == "response_item":
+        _take_item(rollout, event.payload)
 
 
 def _take_event(rollout: Rollout, payload: _Payload, moment: datetime | None) -> None:
-    kind = payload.type
-    if not isinstance(kind, str):
-        return
-    if kind in ("task_started", "turn_started"):
-        rollout.turn, rollout.turn_at = Turn.WORKING, moment
+    if (turn := _turn_of(payload)) is not None:
+        rollout.turn, rollout.turn_at = turn, moment if turn is Turn.WORKING else None
         _settle(rollout)
-    elif kind in ("task_complete", "turn_complete", "turn_aborted"):
-        rollout.turn, rollout.turn_at = Turn.DONE, None
-        _settle(rollout)
-    elif kind == "token_count":
-        info = payload.info if isinstance(payload.info, dict) else {}
-        _count(rollout, info.get("total_token_usage"))
-    elif kind == "thread_name_updated":
-        rollout.title = texts.shorten(texts.as_text(payload.thread_name)) or rollout.title
-    elif kind == "user_message":
-        _prompted(rollout, texts.as_text(payload.message))
-    elif kind == "item_completed" and isinstance(payload.item, dict):
-        if payload.item.get("type") == "UserMessage":
-            _prompted(rollout, _joined(payload.item.get("content")))
-    elif kind in _ASKED:
-        rollout.turn, rollout.asks = Turn.WAITING, _ASKED[kind]
+    elif isinstance(payload.type, str) and payload.type in _ASKED:
+        rollout.turn, rollout.asks = Turn.WAITING, _ASKED[payload.type]
 
 
 def _take_item(rollout: Rollout, payload: _Payload) -> None:
     kind, call = payload.type, payload.call_id
-    if kind == "message" and payload.role == "user":
-        _prompted(rollout, _joined(payload.content))
     if not isinstance(kind, str) or not isinstance(call, str) or len(call) > texts.SHORT:
         return
     if kind.endswith("_call"):
@@ -428,24 +471,9 @@ def _settle(rollout: Rollout) -> None:
     rollout.asks, rollout.escalated = "", False
 
 
-def _count(rollout: Rollout, usage: object) -> None:
-    if isinstance(usage, dict):
-        tokens_in = texts.as_count(usage.get("input_tokens"))
-        tokens_out = texts.as_count(usage.get("output_tokens"))
-        if tokens_in is not None and tokens_out is not None:
-            rollout.tokens_in, rollout.tokens_out = tokens_in, tokens_out
-
-
 def hidden(text: str) -> bool:
     """Whether Codex said it in the user's place."""
     return text.lstrip().startswith(_HIDDEN)
-
-
-def _prompted(rollout: Rollout, text: str) -> None:
-    prompt = "" if hidden(text) else texts.shorten(text)
-    if prompt:
-        rollout.first_prompt = rollout.first_prompt or prompt
-        rollout.last_prompt = prompt
 
 
 def _joined(content: object) -> str:
@@ -464,10 +492,10 @@ def messages(lines: Iterable[bytes]) -> Iterator[Message]:
     """Messages of lines that are given from the end to the beginning: the last first."""
     usage: object = None
     for line in lines:
-        decoded = _decoded(line)
-        if decoded is None:
+        head = _decoded(line)
+        if head is None:
             continue
-        head, payload = decoded
+        payload = head.payload
         if head.type == "token_usage_record":
             usage = payload.usage
         elif head.type == "event_msg" and payload.type == "token_count" and usage is None:
