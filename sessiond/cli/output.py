@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from itertools import islice
 from typing import Any
 
 import click
@@ -37,7 +38,13 @@ sessionctl output claude --raw > session.raw
     help="Of an agent without a terminal; default both.",
 )
 @click.option("--grep", default="", metavar="REGEX", help="Only lines in which it is found.")
-@click.option("-n", "--lines", type=click.IntRange(0, PAGE), metavar="N", help="The last N lines.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(0, PAGE),
+    metavar="N",
+    help="The last N lines; with --offset the first.",
+)
 @click.option("--offset", type=click.IntRange(0, (1 << 63) - 1), metavar="N", help="From this byte on.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the agent ends; begins with the last 10.")
 @click.option("--raw", is_flag=True, help="With the escape sequences of a terminal.")
@@ -67,16 +74,18 @@ def output(
             hint="--stream stdout, or --stream stderr",
             fields={"offset": str(offset)},
         )
+    if follow and offset is not None and lines is not None:
+        raise click.UsageError("-f goes on from an --offset without end: leave out -n")
     shown = _Shown(app, found, streams, grep=grep, raw=raw)
     if follow:
         shown.follow(lines, offset)
     elif app.json:
         shown.page(lines, offset)
-    elif lines is None:
-        for line in all_lines(app, found, streams, grep=grep, offset=offset or 0, raw=raw):
+    elif lines is None or offset is not None:
+        for line in islice(all_lines(app, found, streams, grep=grep, offset=offset or 0, raw=raw), lines):
             shown.line(line)
     else:
-        for line in shown.last(lines, offset):
+        for line in shown.last(lines):
             shown.line(line)
 
 
@@ -98,13 +107,14 @@ class _Shown:
         # Tabs are a matter of layout; everything else that moves a cursor is shown as what it is.
         self._app.print(line.text if self._raw else "\t".join(map(render.plain, line.text.split("\t"))))
 
-    def page(self, last: int | None, offset: int | None) -> None:
+    def page(self, count: int | None, offset: int | None) -> None:
         """One answer as one object."""
-        if last == 0:
-            page = self._ask(last=1, offset=offset)
-            del page.lines[:]
+        if count is None or offset is not None:
+            page = self._ask(limit=PAGE if count is None else max(count, 1), offset=offset or 0)
         else:
-            page = self._ask(last=last or 0, offset=offset if last or offset is not None else 0)
+            page = self._ask(last=max(count, 1))
+        if count == 0:
+            del page.lines[:]
         self._app.print_json(
             {
                 "lines": [line_object(one) for one in page.lines],
@@ -115,11 +125,19 @@ class _Shown:
             }
         )
 
-    def last(self, count: int, offset: int | None = None) -> list[Any]:
-        """The last so many lines, before an offset."""
-        return list(self._ask(last=count, offset=offset).lines) if count else []
+    def last(self, count: int) -> list[Any]:
+        """The last so many lines."""
+        return list(self._ask(last=count).lines) if count else []
 
-    def _ask(self, *, last: int = 0, offset: int | None = None, stream: Any = None, grep: bool = True) -> Any:
+    def _ask(
+        self,
+        *,
+        last: int = 0,
+        limit: int = PAGE,
+        offset: int | None = None,
+        stream: Any = None,
+        grep: bool = True,
+    ) -> Any:
         from sessiond.rpc._generated.v1 import agents_pb2 as pb
 
         if stream is None:
@@ -130,7 +148,7 @@ class _Shown:
             stream=stream,
             grep=self._grep if grep else "",
             last=last,
-            limit=PAGE,
+            limit=limit,
             raw=self._raw,
         )
         if offset is not None and (len(self._streams) == 1 or stream != pb.OUTPUT_STREAM_BOTH):

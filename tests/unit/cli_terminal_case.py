@@ -159,8 +159,9 @@ class Agents(agents_pb2_grpc.AgentsServiceServicer):
                 lines=found[-request.last :], total=total, has_more=more, next_offset=total
             )
         found = [one for one in found if one.offset >= request.offset]
-        # Pages of two, to have several.
-        page, more = found[:2], len(found) > 2
+        # Pages of two at most, to have several.
+        page = found[: min(2, request.limit or 2)]
+        more = len(found) > len(page)
         after = page[-1].offset + len(page[-1].text) + 1 if page else total
         return pb.ReadOutputResponse(lines=page, total=total, has_more=more, next_offset=after)
 

@@ -86,6 +86,22 @@ def test_all_pages_are_read_and_two_files_are_merged_by_time(stand_in: StandIn) 
     assert ctl("output", "claude-1", "--offset", "1", "--json").errors[0]["code"] == "offset_invalid"
 
 
+def test_a_number_of_lines_counts_from_an_offset_on_and_else_from_the_end(stand_in: StandIn) -> None:
+    stand_in.agents.lines = [line(f"l{n}", 3 * n) for n in range(6)]
+    assert ctl("output", "claude-1", "--offset", "3", "-n", "3").out.split() == ["l1", "l2", "l3"]
+    assert ctl("output", "claude-1", "--offset", "3", "-n", "0").out == ""
+    assert ctl("output", "claude-1", "-n", "3").out.split() == ["l3", "l4", "l5"]
+    page = ctl("output", "claude-1", "--json", "--offset", "3", "-n", "1").json
+    assert ([one["text"] for one in page["lines"]], page["has_more"], page["next_offset"]) == (
+        ["l1"],
+        True,
+        6,
+    )
+    refused = ctl("output", "claude-1", "-f", "--offset", "3", "-n", "1")
+    assert refused.code == 2
+    assert "leave out -n" in refused.err
+
+
 def test_following_survives_the_daemon_and_tells_each_line_once(stand_in: StandIn) -> None:
     agents = stand_in.agents
     agents.lines = [line("one", 0), line("par", 4)]
