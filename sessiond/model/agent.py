@@ -178,8 +178,14 @@ class AgentEnd:
             return self.cause.sentence
         if self.result == "timeout" and self.asked:
             return "it did not end in time when it was asked to, and was killed"
+        if self.restarts and not self.asked and self.result in _RESTARTED:
+            # The limit is the one reason not to restart it once more; the result stays that of the last run.
+            return _REASONS["start-limit-hit"]
         return _REASONS.get(self.result, "")
 
+
+# What each policy but `no` restarts after.
+_RESTARTED = ("exit-code", "signal", "core-dump")
 
 _REASONS = {
     "timeout": "its time was up",

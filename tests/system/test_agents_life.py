@@ -367,6 +367,7 @@ def test_restarts_end_at_the_limit(crew: Crew) -> None:
     ended = crew.wait(made.id)
     assert (state(ended), ended.exit_status) == ("failed", 4)
     assert ended.restarts >= 4
+    assert ended.reason == "it was restarted too often in a short time"
     assert crew.lines(made.id).count("run") == ended.restarts + 1 - (ended.restarts > 4)
     always = crew.sh("exit 0", restart="RESTART_POLICY_ALWAYS")
     assert state(crew.wait(always.id)) in ("completed", "failed")

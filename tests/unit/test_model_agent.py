@@ -133,6 +133,29 @@ def test_an_end_written_down_stands_whoever_answers() -> None:
     assert derive_agent(UNIT, end, reachable=True) is AgentState.COMPLETED
 
 
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (
+            AgentEnd(exit_status=3, result="exit-code", restarts=5),
+            "it was restarted too often in a short time",
+        ),
+        (
+            AgentEnd(signal="SIGSEGV", result="core-dump", restarts=5),
+            "it was restarted too often in a short time",
+        ),
+        (AgentEnd(exit_status=0, result="start-limit-hit"), "it was restarted too often in a short time"),
+        # Not by the limit: it was never to be restarted, or not after that, or somebody wanted its end.
+        (AgentEnd(exit_status=3, result="exit-code"), ""),
+        (AgentEnd(exit_status=0, result="success", restarts=2), ""),
+        (AgentEnd(signal="SIGTERM", result="success", restarts=2), ""),
+        (AgentEnd(exit_status=3, result="exit-code", restarts=2, asked=True), ""),
+    ],
+)
+def test_an_end_by_the_limit_of_restarts_says_so(end: AgentEnd, reason: str) -> None:
+    assert end.reason == reason
+
+
 def test_a_run_that_another_follows_has_not_ended() -> None:
     assert has_ended(exited(0))
     assert has_ended(exited(1, failed=True))
