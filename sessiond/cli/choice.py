@@ -206,24 +206,31 @@ def _made(
     timeout: float | None,
 ) -> list[Result]:
     """Results of calls made at once, or one after another until one fails; in their order."""
+    several = len(calls) > 1
     if not fail_fast:
         made = [(one.method, one.request) for _, one in calls if isinstance(one, _Call)]
         answers = iter(app.supervisor.call_each(made, timeout=timeout) if made else ())
-        return [_result(one, next(answers) if isinstance(one, _Call) else one) for _, one in calls]
+        return [
+            _result(word, one, next(answers) if isinstance(one, _Call) else one, several=several)
+            for word, one in calls
+        ]
     results: list[Result] = []
     for word, one in calls:
         if any(result.error for result in results):
             results.append(Result(None, error=_error("skipped", f"{word}: skipped, since another failed")))
-        elif isinstance(one, _Call):
+            continue
+        answer: Any = one
+        if isinstance(one, _Call):
             [answer] = app.supervisor.call_each([(one.method, one.request)], timeout=timeout)
-            results.append(_result(one, answer))
-        else:
-            results.append(Result(None, error=one))
+        results.append(_result(word, one, answer, several=several))
     return results
 
 
-def _result(call: _Call | SessiondError, answer: Any) -> Result:
+def _result(word: str, call: _Call | SessiondError, answer: Any, *, several: bool) -> Result:
     if isinstance(answer, SessiondError):
+        if several and word not in answer.message:
+            # A daemon knows its agents' names, and two sessions may have one of the same.
+            answer.message = f"{word}: {answer.message}"
         return Result(None, error=answer)
     assert isinstance(call, _Call)
     return call.take(answer)

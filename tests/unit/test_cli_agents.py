@@ -232,6 +232,16 @@ def test_of_several_each_is_tried_unless_the_first_failure_ends_it(daemons: Daem
     assert len(shop.requests("PauseAgent")) == 3
 
 
+def test_a_failure_of_one_of_several_says_of_which(daemons: Daemons) -> None:
+    daemons.start("shop").add("a")
+    daemons.start("blog")
+    done = ctl("pause", "shop/none", "blog/none", "shop/a", "--json")
+    assert [one["message"].split(":")[0] for one in done.errors] == ["shop/none", "blog/none"]
+    assert not ctl("pause", "shop/none", "--json").errors[0]["message"].startswith("shop/none")
+    done = ctl("pause", "shop/none", "shop/a", "--fail-fast", "--json")
+    assert [one["message"].split(":")[0] for one in done.errors] == ["shop/none", "shop/a"]
+
+
 def test_kill_kills_an_agent_or_sends_its_main_process_a_signal(daemons: Daemons) -> None:
     shop = daemons.start("shop")
     shop.add("a")
