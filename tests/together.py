@@ -115,32 +115,51 @@ class _Telling:
 
 
 class _Taking:
-    """The first: once its own tests are through, reports what the second told, as it would its own."""
+    """The first: once its own tests are through, reports what the second told, as it would its own.
+
+    Where it is broken off, nobody waits for the second: what it told until then is reported.
+    """
 
     def __init__(self, config: pytest.Config, reports: IO[str], printed: Path) -> None:
         self._config = config
         self._printed = printed
         self._status: int | None = None
+        self._broken_off = False
         self._told: list[dict[str, Any]] = []
+        # A thread whose join was interrupted counts as one that has ended.
+        self._ended = threading.Event()
         # Read as it comes: a pipe holds little, and the other must not wait.
-        self._reader = threading.Thread(target=self._read, args=[reports], name="reports", daemon=True)
-        self._reader.start()
+        threading.Thread(target=self._read, args=[reports], name="reports", daemon=True).start()
 
     def _read(self, reports: IO[str]) -> None:
-        with reports:
-            self._told += map(json.loads, reports)
+        try:
+            with reports:
+                for line in reports:
+                    self._told.append(json.loads(line))
+        finally:
+            self._ended.set()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
-        result = yield
-        self._reader.join()
-        told = self._told
+        try:
+            result = yield
+            self._ended.wait()
+        except BaseException:
+            # Interrupted, or at the first failure by `-x`.
+            self._broken_off = not self._ended.is_set()
+            raise
+        finally:
+            self._take(session)
+        return result
+
+    def _take(self, session: pytest.Session) -> None:
+        """Report what the second has told by now."""
+        told = self._told.copy()
         over = told.pop() if told and _OVER in told[-1] else {}
         self._status = over.get(_OVER)
-        session.testscollected += over.get("collected", 0)
+        session.testscollected += over.get("collected", sum(one.get("when") == "setup" for one in told))
         for one in told:
             self._report(one)
-        return result
 
     def _report(self, told: dict[str, Any]) -> None:
         hook = self._config.hook
@@ -169,8 +188,13 @@ class _Taking:
         failed = any("failed" in stat or "error" in stat for stat in terminalreporter.stats)
         if self._status in _ACCOUNTED and (failed or self._status == pytest.ExitCode.OK):
             return
-        ended = "before its end" if self._status is None else f"with status {self._status}"
-        terminalreporter.section(f"the other tests ended {ended}; they printed")
+        if self._status is not None:
+            ended = f"ended with status {self._status}"
+        elif self._broken_off:
+            ended = "were still running when all was broken off"
+        else:
+            ended = "ended before their end"
+        terminalreporter.section(f"the other tests {ended}; they printed")
         terminalreporter.write_line(self._printed.read_text(errors="replace"))
 
 
