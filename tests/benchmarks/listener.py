@@ -31,8 +31,9 @@ async def listen_client(socket: str, session: str) -> None:
     import grpc.aio
 
     from sessiond.rpc._generated.v1 import events_pb2, events_pb2_grpc
+    from sessiond.rpc.channel import CHANNEL_OPTIONS
 
-    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+    async with grpc.aio.insecure_channel(f"unix:{socket}", options=CHANNEL_OPTIONS) as channel:
         events = events_pb2_grpc.EventsServiceStub(channel)
         request = events_pb2.WatchEventsRequest(sessions=[session], kinds=["session_state_changed"])
         async for response in events.WatchEvents(request):

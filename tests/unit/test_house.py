@@ -149,6 +149,52 @@ def test_errors_that_people_meet_say_what_to_do() -> None:
     report(offences, "an error has no hint")
 
 
+def channels_of_their_own(source: str) -> Iterator[ast.Call]:
+    """Yield each opening of a gRPC channel whose options do not hold CHANNEL_OPTIONS."""
+    nodes = list(ast.walk(ast.parse(source)))
+    holding = {"CHANNEL_OPTIONS"}
+
+    def holds(value: ast.expr) -> bool:
+        return any(isinstance(node, ast.Name) and node.id in holding for node in ast.walk(value))
+
+    for node in nodes:
+        if isinstance(node, ast.Assign) and holds(node.value):
+            holding |= {name.id for name in node.targets if isinstance(name, ast.Name)}
+    for node in nodes:
+        if not isinstance(node, ast.Call):
+            continue
+        called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        options = [word.value for word in node.keywords if word.arg == "options"]
+        if called in ("insecure_channel", "secure_channel") and not any(map(holds, options)):
+            yield node
+
+
+def test_every_channel_is_opened_with_the_one_set_of_options() -> None:
+    offences = [
+        f"{name}:{node.lineno} {ast.unparse(node)}"
+        for name, text in texts()
+        if name.endswith(".py")
+        for node in channels_of_their_own(text)
+    ]
+    report(
+        offences, "options of a channel are not those of sessiond/rpc/channel.py, with which no call spins"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "offends"),
+    [
+        ("grpc.insecure_channel(target)", True),
+        ("grpc.aio.insecure_channel(target, options=[('grpc.enable_retries', 1)])", True),
+        ("insecure_channel(target, options=CHANNEL_OPTIONS)", False),
+        ("more = (*CHANNEL_OPTIONS, ('a', 1))\ngrpc.insecure_channel(target, options=more)", False),
+        ("more = (('a', 1),)\ngrpc.insecure_channel(target, options=more)", True),
+    ],
+)
+def test_a_channel_with_options_of_its_own_is_found(source: str, offends: bool) -> None:
+    assert bool(list(channels_of_their_own(source))) is offends
+
+
 # --- protos --------------------------------------------------------------------------------------
 
 
