@@ -17,12 +17,17 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 RUN_MARK = "SESSIOND_TEST_RUN"
 # Seconds that things already ending are given to end, on a machine that is busy with others.
 GRACE = float(os.environ.get("SESSIOND_TEST_GRACE", "20"))
 # Variables through which a test, or what it starts, would reach the session it is run from.
 OUTSIDE = ("DBUS_SESSION_BUS_ADDRESS", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC")
+
+# How long an example takes tells how busy the machine is, and nothing of what is tried.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 _run_id = uuid.uuid4().hex
 _run_folder: Path | None = None

@@ -247,7 +247,7 @@ def journal(tmp_path: Path) -> Iterator[socket.socket]:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
         made.bind(str(path))
-        made.settimeout(10)
+        made.settimeout(60)
         yield made
 
 

@@ -253,7 +253,7 @@ def test_a_slow_answer_waits_for_its_release(model: ModelServer, api: str) -> No
     assert not answers
     assert model.release("another") == 0
     assert model.release() == 1
-    asking.join(30)
+    asking.join(60)
     assert _text(api, answers[0], stream=True) == "You said: slow please"
     assert model.release() == 0
 
@@ -386,10 +386,10 @@ def test_alone_it_prints_its_port_and_is_steered_over_http(tmp_path: Path) -> No
         waited = _post(alone, "/control/wait", {"prompt": "slow", "state": "held"})
         assert json.loads(waited[1])["state"] == "held"
         assert json.loads(_post(alone, "/control/release", {})[1]) == {"released": 1}
-        asking.join(30)
+        asking.join(60)
         assert _text("anthropic", answers[0], stream=True) == "You said: slow please"
         assert _get(alone, "/control/requests")[1]["requests"][0]["prompt"] == "slow please"
         assert _post(alone, "/control/wait", {"prompt": "no such", "timeout": 0})[0] == 408
         os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert json.loads(log.read_text().splitlines()[0])["prompt"] == "slow please"

@@ -40,7 +40,7 @@ TOOLS = [
 ]
 PACKAGES = ("systemd", "dbus", "dbus-user-session", "libpam-systemd", "util-linux")
 TEST_PROGRAMS = ("tmux", "vim", "less", "htop", "dtach", "asciinema")
-DEADLINE = 60
+DEADLINE = 120
 
 PYTHON = """#!/bin/bash
 echo "python $*" >>"$STUB_LOG"

@@ -143,12 +143,25 @@ def test_a_session_that_is_stopped_is_started(daemons: Daemons, workspace: Path)
     assert ctl("list", "--json").json[0]["state"] == "active"
 
 
+@pytest.mark.parametrize("effect", ["none", "possible"])
+def test_nothing_is_asked_twice_of_a_daemon_that_should_be_there(
+    daemons: Daemons, workspace: Path, effect: str
+) -> None:
+    daemons.of["shop"].faults["SpawnAgent"] = Unreachable(
+        "daemon_unreachable", "no", fields={"effect": effect}
+    )
+    done = ctl("run", "-d", "-s", "shop", "--json", "--", "x")
+    assert (done.code, done.errors[0]["code"]) == (125, "daemon_unreachable")
+    assert len(daemons.of["shop"].requests("SpawnAgent")) == 1
+
+
 def test_a_session_by_name_from_elsewhere_runs_in_its_workspace(
     daemons: Daemons, workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert ctl("run", "-d", "-s", "shop", "--", "x").code == 0
-    assert spawned(daemons).cwd == ""
+    # A folder outside of it is the daemon's to replace.
+    assert spawned(daemons).cwd == str(tmp_path)
     assert ctl("run", "-d", "-s", str(workspace), "--cwd", str(workspace), "--", "x").code == 0
     assert spawned(daemons).cwd == str(workspace)
 

@@ -211,9 +211,11 @@ async def test_a_deadline_is_no_end_of_the_launch(tmp_path: Path) -> None:
     async with launching(tmp_path) as base:
         base.daemon.held = asyncio.Event()
         request = pb.LaunchAgentSessionRequest(adapter="claude-code", spawn=base.spawn(), prompt="x")
-        # Long enough for the daemon to be asked by then.
-        told = await refused(base.stub.LaunchAgentSession(request, timeout=2.0))
+        # Long enough for the launch to be begun by then.
+        told = await refused(base.stub.LaunchAgentSession(request, timeout=5.0))
         assert told.code == "call_timeout"
+        async with asyncio.timeout(PATIENCE):
+            await base.daemon.asked.wait()
         assert base.daemon.deadlines == [None]
         base.daemon.held.set()
         await base.until(lambda: any(one.agent for one in base.kept().values()))

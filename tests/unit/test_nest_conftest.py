@@ -31,7 +31,7 @@ def _run(folder: Path, source: str, *args: str, ci: bool) -> subprocess.Complete
         text=True,
         cwd=folder,
         env=environment,
-        timeout=60,
+        timeout=300,
     )
 
 

@@ -254,7 +254,7 @@ async def test_listeners_are_told_of_the_end_at_once_when_it_hangs_up(
         stopping = asyncio.create_task(server.stop(3600, hang_up=ending))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await _read_to_the_end(call)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await stopping
     error = from_rpc_error(caught.value)
     assert isinstance(error, Unreachable)

@@ -354,7 +354,7 @@ def holder(path: Path) -> Iterator[None]:
 async def test_locked_by_another_process(path: Path) -> None:
     sessions = await fill(path)
     with holder(path):
-        store = await SqliteStore.open(path, busy_timeout=1.0)
+        store = await SqliteStore.open(path, busy_timeout=4.0)
         # Reading goes on, writing says which file is held, and the loop goes on turning meanwhile.
         assert await store.all() == sessions
         write = asyncio.ensure_future(store.put(new_id(), LABELED))
@@ -375,7 +375,7 @@ async def test_locked_by_another_process(path: Path) -> None:
 
 async def test_a_write_waits_for_another_process_to_let_go(path: Path) -> None:
     await fill(path)
-    store = await SqliteStore.open(path, busy_timeout=10)
+    store = await SqliteStore.open(path, busy_timeout=100)
     with holder(path):
         write = asyncio.ensure_future(store.put(new_id(), LABELED))
         await asyncio.sleep(0.1)

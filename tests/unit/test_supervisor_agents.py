@@ -75,11 +75,11 @@ async def test_an_unavailable_of_the_daemons_own_is_not_taken_for_its_death(home
 
 async def test_the_deadline_of_the_caller_is_the_daemons(home: House) -> None:
     _, daemon = await home.running("shop")
-    await home.stub.GetAgent(get("shop"), timeout=15)
+    await home.stub.GetAgent(get("shop"), timeout=PATIENCE)
     await home.stub.GetAgent(get("shop"))
     first, second = daemon.deadlines
     assert first is not None
-    assert first < 16
+    assert first < PATIENCE + 1
     assert second is None
 
 
