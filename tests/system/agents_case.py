@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +17,13 @@ from sessiond.rpc._generated.v1 import agents_pb2 as pb
 from sessiond.rpc._generated.v1 import agents_pb2_grpc
 from sessiond.rpc.channel import CHANNEL_OPTIONS, unix_address
 from sessiond.rpc.status import from_rpc_error
-from tests.system.product import PATIENCE, STATE, Product, until
+from tests.system.product import PATIENCE, STATE, Product, daemon_unit, until
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
+# Lines must have been written within so many seconds before and after a kill, or it is no test.
+NEAR = 0.05
+# A line that tells its number and the monotonic clock in nanoseconds has so many bytes: "%010d %020d\n".
+_LINE = 32
 
 
 class Crew:
@@ -126,6 +132,10 @@ class Crew:
         """Where its files lie."""
         return f"{STATE}/sessions/{self.session}/agents/{agent.id}"
 
+    def unlimited(self) -> None:
+        """Have the daemon's starts counted anew: in a minute there may not be as many as a test needs."""
+        self.product.host.systemctl("reset-failed", daemon_unit(self.session))
+
     def kill_daemon(self) -> int:
         """SIGKILL of the session's daemon; returns the pid of the one that systemd had back."""
         pid = self.product.pid(self.session)
@@ -154,6 +164,23 @@ def crew_of(product: Product, session: str) -> Iterator[Crew]:
         yield crew
     finally:
         crew.close()
+
+
+def flowed(path: Path, moments: Sequence[int]) -> int:
+    """How many of the moments lie between two lines that were written close to them, as the lines tell."""
+    near = int(NEAR * 1e9)
+    with path.open("rb") as file:
+        count = os.fstat(file.fileno()).st_size // _LINE
+
+        def written(number: int) -> int:
+            return int(os.pread(file.fileno(), _LINE, number * _LINE)[11:31])
+
+        found = 0
+        for moment in moments:
+            after = bisect_left(range(count), moment, key=written)
+            if 0 < after < count:
+                found += moment - written(after - 1) <= near and written(after) - moment <= near
+        return found
 
 
 def state(agent: pb.Agent) -> str:
