@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import select
@@ -14,6 +15,8 @@ _ENTER = "\x1b[?1049h\x1b[2J\x1b[?1h\x1b=\x1b[?2004h\x1b[?1002h\x1b[?1006h\x1b]2
 _LEAVE = "\x1b[?1006l\x1b[?1002l\x1b[?2004l\x1b[?1l\x1b>\x1b[?25h\x1b[r\x1b[?1049l"
 # One thing typed: a sequence, or a character.
 _KEY = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.|.", re.S)
+# What may yet become a sequence: the rest comes with the next bytes.
+_BEGUN = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|O)?\Z")
 
 
 class Program:
@@ -22,6 +25,15 @@ class Program:
     def __init__(self) -> None:
         self._count = 0
         self._hidden = False
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._kept = ""
+
+    def keys(self, data: bytes) -> list[str]:
+        """What was typed, as far as it is whole."""
+        text = self._kept + self._decoder.decode(data)
+        begun = _BEGUN.search(text)
+        self._kept = begun[0] if begun else ""
+        return _KEY.findall(text.removesuffix(self._kept))
 
     def draw(self) -> None:
         """All of it, in the size that the terminal has now."""
@@ -87,7 +99,7 @@ def main() -> int:
                     os.read(woken, 64)
                     program.draw()
                     continue
-                for key in _KEY.findall(os.read(0, 4096).decode()):
+                for key in program.keys(os.read(0, 4096)):
                     if key == "q":
                         return 7
                     program.told(key)

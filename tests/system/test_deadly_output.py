@@ -50,6 +50,8 @@ def test_output_that_ends_the_emulators_process_ends_no_session(product: Product
         until(lambda: "all is well" in _screen(crew, quiet).content, "the other one's screen")
         degraded = until(lambda: _survived(crew, deadly), "a screen of what ends the emulator's process")
         assert degraded.degraded
+        # It answers a moment before it says that it is ready.
+        product.wait(session["id"], "active")
         after = product.host.show(unit)
         assert after["ActiveState"] == "active"
         # No more deaths than it takes to be sure.

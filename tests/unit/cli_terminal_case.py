@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 SESSION = "5" * 32
 AGENT = "a1b2c3d4e5f60718"
-PATIENCE = 60.0
+PATIENCE = 120.0
 SESSIONCTL = [sys.executable, "-m", "sessiond.cli.main"]
 BEGAN = 1_700_000_000_000_000_000
 
