@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
@@ -76,9 +76,10 @@ class AgentSession:
         not live or is simply at work."""
         if not self.status.live:
             return ""
-        if said := self.found.life.activity or self.found.activity:
+        life, turn = self.found.life, self.found.life.turn or self.found.turn
+        # What the process tells goes before the end of its file, which may be of a process before it.
+        if said := life.activity or (self.found.activity if turn is self.found.turn else ""):
             return said
-        turn = self.found.life.turn or self.found.turn
         return {Turn.WAITING: "waiting", Turn.DONE: "idle"}.get(turn, "")
 
     @property
@@ -109,6 +110,11 @@ class Choice:
     session: str = ""
     stopped: bool = False
 
+    @property
+    def anything(self) -> bool:
+        """Whether all of its adapters' are meant."""
+        return replace(self, adapters=frozenset()) == _ANYTHING
+
     def takes(self, one: AgentSession) -> bool:
         """Whether it is meant."""
         status, labels = one.status, one.overlay.labels
@@ -124,3 +130,6 @@ class Choice:
             and (self.since is None or one.order[0] >= self.since)
             and (not self.cwd or PurePosixPath(one.cwd).is_relative_to(self.cwd))
         )
+
+
+_ANYTHING = Choice(stopped=True)

@@ -64,6 +64,22 @@ def test_of_files_with_the_same_id_the_last_counts(tmp_path: Path) -> None:
     assert found_by(adapter)[KILLED].native["path"].endswith("T17-00-22222222.jsonl")
 
 
+def test_a_file_in_which_nothing_was_said_hides_no_other_of_its_id(tmp_path: Path) -> None:
+    # Resumed in another minute, it makes one of a new name, and goes on in the old one.
+    path = lay(tmp_path, "resumed")
+    adapter = adapter_of(tmp_path)
+    before = found_by(adapter)[RESUMED]
+    stub = path.with_name(path.name.replace("T16-21", "T17-00"))
+    head, context, *_ = path.read_text().splitlines()
+    stub.write_text("\n".join([head.replace("T16", "T17"), context.replace("T16", "T17"), ""]))
+    assert found_by(adapter, {str(stub)}) == {RESUMED: before}
+    assert [each.text for each in adapter.transcript(before, 2).messages] != []
+    said = {"id": "m", "timestamp": "2030-01-01T00:00:00Z", "type": "user", "content": "a used id"}
+    with stub.open("a") as file:
+        file.write(json.dumps(said) + "\n")
+    assert found_by(adapter, {str(stub)})[RESUMED].last_prompt == "a used id"
+
+
 def test_a_subagent_names_its_parent(tmp_path: Path) -> None:
     path = lay(tmp_path, "resumed")
     child = path.parent / RESUMED / "child-1.jsonl"

@@ -314,7 +314,11 @@ async def test_activities_beside_the_state() -> None:
     rows = [
         found("a", life=alive(mark=MARK, activity="thinking")),
         found("child", parent="a", minutes=5, life=alive(mark=MARK, activity="reading")),
-        found("b", "codex", life=replace(alive(mark=other), turn=Turn.DONE)),
+        # Its process has taken up what one before it was killed over.
+        replace(
+            found("b", "codex", activity="using Bash", life=replace(alive(mark=other), turn=Turn.DONE)),
+            turn=Turn.WORKING,
+        ),
         found("c", "pi", life=alive(activity="elsewhere")),
         found("d", "pi", activity="was thinking"),
     ]

@@ -19,7 +19,7 @@ from sessiond.adapters.reading.packages import VERSION_MAX, read_package
 from sessiond.adapters.reading.tracking import Tracked
 from sessiond.adapters.starting import model_words, prompt_input, prompt_word
 from sessiond.errors import InvalidArgument, NotFound, Unsupported
-from sessiond.model.agent_session import Found, Life, Plan, Problem, Transcript, Wish
+from sessiond.model.agent_session import Found, Life, Plan, Problem, Transcript, Turn, Wish
 from sessiond.ports.discovery import Evidence, Gone, Possible, Process, Processes, Told, Watched
 
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
@@ -131,9 +131,15 @@ class Adapter:
         return chats.found_of(chat), ends.stamp
 
     def _counts(self, session: str) -> Found | None:
-        """Of files with the same id (a used one is not refused), the one begun last."""
+        """Of files with the same id, the one that something was last said in: a used id is not refused, and
+        one that is resumed goes on in its file, beside another one in which nothing ever comes."""
         paths = self._files.ids.get(session)
-        return self._files.paths[max(paths, key=os.path.basename)] if paths else None
+        return self._files.paths[max(paths, key=self._said)] if paths else None
+
+    def _said(self, path: str) -> tuple[bool, float, str]:
+        found = self._files.paths[path]
+        written = found.updated_at.timestamp() if found.updated_at else 0.0
+        return found.turn is not Turn.UNKNOWN, written, os.path.basename(path)
 
     def _chat(self, path: str, ends: files.Ends) -> chats.Chat | None:
         """Raises OSError."""
