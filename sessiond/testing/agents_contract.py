@@ -324,7 +324,8 @@ class AgentsContract:
     async def test_an_automatic_restart_is_never_told_as_an_end(self, harness: AgentsHarness) -> None:
         agent = new_agent_id()
         async with watching_agents(harness.units) as watcher:
-            await harness.units.start(replace(harness.spec(agent), restart="on-failure"))
+            # The wait for it is told by whoever reads while it lasts, however late they come to that.
+            await harness.units.start(replace(harness.spec(agent), restart="on-failure", restart_delay=0.9))
             before = await watcher.until_running(agent)
             await harness.end(agent, "exit 7")
             await watcher.until(
@@ -387,7 +388,11 @@ class AgentsContract:
     async def test_a_limit_of_restarts(self, harness: AgentsHarness) -> None:
         agent = new_agent_id()
         spec = replace(
-            harness.spec(agent, "exit 6"), restart="on-failure", restart_delay=0.01, restart_limit=3
+            harness.spec(agent, "exit 6"),
+            restart="on-failure",
+            restart_delay=0.01,
+            restart_limit=3,
+            restart_window=600.0,
         )
         async with watching_agents(harness.units) as watcher:
             await harness.units.start(spec)

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.system.agents_case import PATH, Crew, crew_of, state
-from tests.system.product import STATE, Product, until
+from tests.system.product import HOME, STATE, Product, until
 
+CONFIG = f"{HOME}/.config/sessiond/config.toml"
 FOR_EVER = "while :; do sleep 1000; done"
 DEAF = f"trap '' TERM HUP INT; echo deaf; {FOR_EVER}"
 
@@ -362,16 +363,22 @@ def test_argv_environment_and_folder_reach_the_program_unchanged(crew: Crew) -> 
     assert "s3cret" not in journal.replace(crew.lines(made.id)[0], "").replace(crew.lines(made.id)[1], "")
 
 
-def test_restarts_end_at_the_limit(crew: Crew) -> None:
-    made = crew.sh("echo run; exit 4", restart="RESTART_POLICY_ON_FAILURE", tty=True)
-    ended = crew.wait(made.id)
-    assert (state(ended), ended.exit_status) == ("failed", 4)
-    assert ended.restarts >= 4
-    assert ended.reason == "it was restarted too often in a short time"
-    assert crew.lines(made.id).count("run") == ended.restarts + 1 - (ended.restarts > 4)
-    always = crew.sh("exit 0", restart="RESTART_POLICY_ALWAYS")
-    assert state(crew.wait(always.id)) in ("completed", "failed")
-    crew.gone()
+def test_restarts_end_at_the_limit(product: Product) -> None:
+    # Five starts may take longer than the ten seconds that they are counted in where nothing else is said.
+    product.write(CONFIG, "[agents]\nrestart_window = 600\n")
+    try:
+        with crew_of(product, product.started()["id"]) as crew:
+            made = crew.sh("echo run; exit 4", restart="RESTART_POLICY_ON_FAILURE", tty=True)
+            ended = crew.wait(made.id)
+            assert (state(ended), ended.exit_status) == ("failed", 4)
+            assert ended.restarts >= 4
+            assert ended.reason == "it was restarted too often in a short time"
+            assert crew.lines(made.id).count("run") == ended.restarts + 1 - (ended.restarts > 4)
+            always = crew.sh("exit 0", restart="RESTART_POLICY_ALWAYS")
+            assert state(crew.wait(always.id)) in ("completed", "failed")
+            crew.gone()
+    finally:
+        product.host.run(["rm", CONFIG])
 
 
 def test_an_agent_that_is_restarted_over_and_over_can_be_stopped(crew: Crew) -> None:

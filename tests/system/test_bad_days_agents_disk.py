@@ -110,17 +110,19 @@ def test_a_disk_that_fills_up_under_a_terminal_stops_its_record_and_nothing_else
 
 
 def test_a_disk_that_fills_up_under_files_is_told_and_the_agent_goes_on(product: Product) -> None:
-    product.write(CONFIG, '[recording]\nlow_disk = "2M"\n')
+    product.write(CONFIG, '[recording]\nlow_disk = "20M"\n')
     try:
         with crew_of(product, product.started()["id"]) as crew:
             folder = f"{STATE}/sessions/{crew.session}/agents"
             product.host.run(["mkdir", "-p", "-m", "700", folder])
-            with small_disk(product, folder, "8m"):
+            # What is left of it holds all that is written in a minute: the program must not meet a full disk
+            # before its output gives way.
+            with small_disk(product, folder, "64m"):
                 workspace = product.row(crew.session)["path"]
                 product.write(f"{workspace}/go", "")
                 agent = crew.run("python3", "-c", COUNTING, name="writer")
                 until(lambda: crew.get(agent.id).record_bytes > 1 << 18, "its output")
-                product.host.run(["sh", "-c", f"head -c 6500k /dev/zero > {folder}/filler"])
+                product.host.run(["sh", "-c", f"head -c 48m /dev/zero > {folder}/filler"])
                 until(
                     lambda: row(product, agent)["recording_problem"] == "disk_low", "the problem to be told"
                 )
