@@ -84,6 +84,11 @@ class AgentFolder:
         return self.path / "screen"
 
     @property
+    def policy(self) -> Path:
+        """Whose size its terminal has where several look at it; absent where the setting says so."""
+        return self.path / "size-policy"
+
+    @property
     def emulator(self) -> Path:
         """Where the emulator has ended processes; beside it, what it is at now."""
         return self.path / "emulator"

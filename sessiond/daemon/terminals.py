@@ -9,10 +9,12 @@ import select
 import time
 from collections import deque
 from collections.abc import Collection
+from dataclasses import replace
 
 from sessiond.agents.bounds import RecordLimits
 from sessiond.agents.checkpoint import MakeScreen
 from sessiond.agents.folder import AgentFolder
+from sessiond.agents.policy import kept_policy
 from sessiond.agents.record import Record
 from sessiond.config import Terminal as TerminalSettings
 from sessiond.daemon import pty
@@ -118,8 +120,10 @@ class Terminals:
     def _take_in(self, spec: AgentSpec, folder: AgentFolder, master: int, pipe: int) -> Terminal:
         record = Record.open(folder, self._limits)
         try:
+            policy = kept_policy(folder) or self._settings.size_policy
+            settings = replace(self._settings, size_policy=policy)
             terminal = Terminal(
-                spec.id, folder, record, master, pipe, self._settings, self._make_screen, self._look
+                spec.id, folder, record, master, pipe, settings, self._make_screen, self._look
             )
             self._watch(terminal)
         except BaseException:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from sessiond.agents.checkpoint import MakeScreen, rebuild
 from sessiond.agents.index import Stream
+from sessiond.agents.policy import keep_policy
 from sessiond.agents.reading import Query, RecordReader
 from sessiond.aio import Pulse, any_of
 from sessiond.config import Terminal as TerminalSettings
@@ -77,7 +78,11 @@ class Views:
         start = await self._start(requests)
         policy = policy_from_wire(start.size_policy)
         size = size_from_wire(start.size) if start.HasField("size") else None
-        terminal = self._living(self._roster.find(start.agent))
+        entry = self._roster.find(start.agent)
+        terminal = self._living(entry)
+        if policy:
+            await asyncio.to_thread(keep_policy, entry.folder, policy)
+            terminal = self._living(entry)
         viewer = Viewer(
             read_only=start.read_only,
             size=size,

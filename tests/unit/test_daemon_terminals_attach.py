@@ -176,6 +176,26 @@ async def test_the_smallest_size_and_a_fixed_one(one: Case) -> None:
             assert (await fourth.screen()).size == size(50, 10)
 
 
+@pytest.mark.parametrize("spoiled", [False, True])
+async def test_a_policy_that_was_chosen_outlives_the_daemon(
+    one: Case, spoiled: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    one.run(await one.open(), SIZES)
+    await one.grown(b"ready")
+    async with attached(one, size=size(100, 10), size_policy=pb.SIZE_POLICY_SMALLEST) as first:
+        assert (await first.screen()).size == size(100, 10)
+    if spoiled:
+        one.folder.policy.write_text("biggest")
+    await one.terminals.stop()
+    one.again()
+    assert one.terminals.restore(one.spec, one.folder)
+    async with attached(one, size=size(90, 10)) as first, attached(one, size=size(95, 10)) as second:
+        await first.screen()
+        # Where nothing was chosen, or it cannot be told, who came last decides.
+        assert (await second.screen()).size == (size(95, 10) if spoiled else size(90, 10))
+    assert ("holds no size policy" in caplog.text) is spoiled
+
+
 async def test_a_query_is_answered_once_by_whoever_is_there(one: Case) -> None:
     ask = (
         "import signal\nos.write(1, b'\\x1b[5n')\nos.write(1, b'<' + os.read(0, 100).hex().encode() + b'>')\n"
