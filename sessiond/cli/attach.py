@@ -48,7 +48,7 @@ def attach(
     Its screen is drawn here, and what is typed goes to it. ctrl-\ (or the key set as terminal.detach_key)
     leaves it running; pressed twice at once it goes to the agent. Closing this terminal leaves it running
     too. When the session's daemon restarts, the screen comes back by itself; up to 4 KiB typed meanwhile
-    are delivered then, more is refused with a bell.
+    are delivered then, more is refused with a bell. A key typed in the very moment of a crash can be lost.
     """
     from sessiond.cli import terminal
 
