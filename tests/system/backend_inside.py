@@ -416,8 +416,18 @@ async def test_why_a_unit_is_stopped(real: SystemdHarness) -> None:
     async with watching(real.init) as watcher:
         await real.init.start(spec)
         await watcher.until_state(session, SessionState.ACTIVE)
+        before = watcher.daemon(session)
+        assert before is not None
         await real.systemctl("restart", daemon_unit(session))
-        await watcher.until_state(session, SessionState.ACTIVE)
+        # systemctl may be told of it sooner than the watcher.
+        await watcher.until(
+            "another process runs",
+            lambda: (
+                (now := watcher.daemon(session)) is not None
+                and now.main_pid not in (0, before.main_pid)
+                and now.active_state == "active"
+            ),
+        )
         unit = watcher.daemon(session)
         assert unit is not None
         os.kill(unit.main_pid, signal.SIGTERM)

@@ -114,7 +114,7 @@ def test_a_client_that_reads_nothing_is_let_go_alone_and_costs_no_memory(impatie
     unread = (*CHANNEL_OPTIONS, ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 4096))
     with grpc.insecure_channel(f"unix:{product.socket}", options=unread) as lazy, product.client() as keen:
         stub: Any = events_pb2_grpc.EventsServiceStub(lazy)
-        lazy_call = stub.WatchEvents(events_pb2.WatchEventsRequest(), timeout=2 * PATIENCE)
+        lazy_call = stub.WatchEvents(events_pb2.WatchEventsRequest(), timeout=10 * PATIENCE)
         assert next(lazy_call).HasField("cursor")
         keen_call = keen.events.WatchEvents(events_pb2.WatchEventsRequest())
         assert next(keen_call).HasField("cursor")
@@ -130,6 +130,9 @@ def test_a_client_that_reads_nothing_is_let_go_alone_and_costs_no_memory(impatie
                 )
                 writer.call(writer.sessions.UpdateSession, request)
                 sent += 1
+                # Its thread, on a machine that is busy with others, is not to fall behind by so many itself.
+                behind = sent - READER_BUFFER // 2
+                until(lambda behind=behind: len(read) >= behind, "the reader that reads keeps up")  # type: ignore[misc]
         grown = process.memory_info().rss - memory
         until(lambda: len(read) >= sent, f"the reader that reads has all {sent} events")
         late: list[str] = []
@@ -343,17 +346,21 @@ def test_many_sessions_started_at_once_all_become_active(product: Product) -> No
 def test_list_and_get_make_no_call_to_systemd(product: Product) -> None:
     sessions = [product.started()["id"], product.new("--enable")["id"]]
     product.agrees()
-    # What was begun above, such as asking what starts at boot, comes to its end first.
-    until(lambda: product.info().init_calls == product.info().init_calls, "no call is under way")
-    before = product.info().init_calls
-    with product.client() as client:
-        for _ in range(100):
-            listed = client.call(client.sessions.ListSessions, sessions_pb2.ListSessionsRequest()).sessions
-            assert {one.id for one in listed} == set(sessions)
-            for session in sessions:
-                request = sessions_pb2.GetSessionRequest(session=session)
-                assert client.call(client.sessions.GetSession, request).session.id == session
-    assert product.info().init_calls == before
+
+    def made_none() -> bool:
+        before = product.info().init_calls
+        with product.client() as client:
+            for _ in range(100):
+                request = sessions_pb2.ListSessionsRequest()
+                listed = client.call(client.sessions.ListSessions, request).sessions
+                assert {one.id for one in listed} == set(sessions)
+                for session in sessions:
+                    asked = sessions_pb2.GetSessionRequest(session=session)
+                    assert client.call(client.sessions.GetSession, asked).session.id == session
+        return product.info().init_calls == before
+
+    # What was begun above, such as asking what starts at boot, comes to its end meanwhile.
+    until(made_none, "three hundred questions without one call")
 
 
 def test_a_daemon_answers_for_its_own_session_alone(product: Product) -> None:

@@ -172,7 +172,7 @@ def test_a_conflict_is_still_one_after_a_restart_and_ends_when_the_copy_goes(pro
 
 _HOLD = """
 import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection = sqlite3.connect(sys.argv[1], timeout=100, isolation_level=None)
 connection.execute("BEGIN EXCLUSIVE")
 print("held", flush=True)
 sys.stdin.read()
@@ -269,9 +269,14 @@ def _small_disk(product: Product, folder: str) -> Iterator[None]:
 
 def _fill(product: Product, folder: str) -> None:
     file = shlex.quote(f"{folder}/filler")
-    product.host.run(["sh", "-c", f"dd if=/dev/zero of={file} bs=4k 2>/dev/null; sync; true"])
-    left = product.host.run(["stat", "--file-system", "--format=%a", folder]).stdout.strip()
-    assert left == "0", f"{folder} has {left} blocks left"
+    write = f"dd if=/dev/zero of={file} bs=4k oflag=append conv=notrunc 2>/dev/null; sync; true"
+
+    def filled() -> bool:
+        product.host.run(["sh", "-c", write])
+        return product.host.run(["stat", "--file-system", "--format=%a", folder]).stdout.strip() == "0"
+
+    # What runs may give back a block meanwhile.
+    until(filled, f"no block left in {folder}")
 
 
 def test_a_full_state_folder_loses_nothing_and_stops_nothing(product: Product) -> None:

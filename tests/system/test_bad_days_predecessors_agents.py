@@ -138,7 +138,11 @@ def test_one_agents_fault_takes_all_down(crew: Crew) -> None:
 def test_an_agent_takes_its_own_host_down(crew: Crew) -> None:
     product = crew.product
     before = product.pid(crew.session)
-    agent = crew.sh(f"kill -9 {before}; sleep 0.2; echo still here; sleep 1000")
+    # Told to once its start was answered, which the daemon that it kills does.
+    go = f"{product.folder()}/go"
+    product.host.run(["mkfifo", go])
+    agent = crew.sh(f"read word < {go}; kill -9 {before}; echo still here; sleep 1000")
+    product.host.run(["sh", "-c", f"echo go > {go}"])
     product.new_pid(crew.session, besides=before)
     crew.printed(agent.name, "still here")
     assert crew.get(agent.name).pid == agent.pid
