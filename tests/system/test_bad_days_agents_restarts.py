@@ -28,7 +28,10 @@ SESSIONCTL = str(Path(sys.executable).parent / "sessionctl")
 INSTANTS = 20
 APART = 0.015
 ASKERS = 2
-LINES = "n=0; until [ -e stop ]; do n=$((n + 1)); echo $n; sleep 0.02; done; echo last"
+# No more than one answer tells, however long the restarts take.
+LINES = "n=0; until [ -e stop ]; do n=$((n + 1)); echo $n; sleep 0.1; done; echo last"
+# Seconds in which the processor is left to a daemon that is not there yet.
+BREATH = 0.005
 
 
 @pytest.fixture
@@ -58,6 +61,7 @@ def asked(crew: Crew) -> Iterator[list[SessiondError]]:
                         continue
                     if (told := from_rpc_error(error)).kind is not ErrorKind.UNREACHABLE:
                         faults.append(told)
+                    over.wait(BREATH)
 
     askers = [threading.Thread(target=ask) for _ in range(ASKERS)]
     for one in askers:
