@@ -11,7 +11,6 @@ from sessiond.cli import exits, render
 from sessiond.cli.app import App
 from sessiond.cli.verb import AgentName, split_agent
 from sessiond.errors import InvalidArgument, NotFound, SessiondError, Unreachable
-from sessiond.model.identity import ID_PREFIX_MIN
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,6 +104,8 @@ def _listed(app: App, word: str, *, ended: bool) -> list[Any]:
 
 def _meant(word: str, known: list[Any]) -> list[Any]:
     """Those that a word means, as sessions find their agents: by name, by id, by its beginning."""
+    from sessiond.model.identity import ID_PREFIX_MIN
+
     prefix = word.lower()
     return (
         [one for one in known if one.name == word]

@@ -17,7 +17,7 @@ from sessiond.cli.exits import UsageFault
 from sessiond.cli.launching import Prompted, launch, prompted
 from sessiond.cli.show import Words
 from sessiond.cli.verb import TARGET, Verb, absolute, check_words, completed_by, group_option, pair, verb
-from sessiond.errors import InvalidArgument, NotFound, SessiondError
+from sessiond.errors import Conflict, InvalidArgument, NotFound, SessiondError, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -202,16 +202,19 @@ def run(
     request = spawn_request(caller, () if adapter else command, **wishes)
     given = wishes["cwd"]
     folder = absolute(given) if given else _here(needed=session is None)
-    found = session_for(app, session, folder)
-    request.session = found.id
-    request.cwd = _folder(folder, found.path, chosen=bool(given))
-    if adapter is not None:
-        made = launch(app, adapter, request, prompt, command, tell=detach)
-        agent = made.agent
+    if session is not None and not given and adapter is None:
+        agent = _spawned(app, request, session, folder)
     else:
-        agent = app.supervisor.call(app.supervisor.agents.SpawnAgent, request, timeout=_spawning()).agent
-        if detach:
-            _tell(app, app.agent(agent))
+        found = session_for(app, session, folder)
+        request.session = found.id
+        request.cwd = _folder(folder, found.path, chosen=bool(given))
+        if adapter is not None:
+            made = launch(app, adapter, request, prompt, command, tell=detach)
+            agent = made.agent
+        else:
+            agent = _spawn(app, request)
+    if detach and adapter is None:
+        _tell(app, app.agent(agent))
     if detach:
         return
     if prompt.print:
@@ -220,6 +223,34 @@ def run(
         stay_for_answer(app, made)
         return
     stay(app, agent, terminal=agent.tty and caller.terminal)
+
+
+def _spawned(app: App, request: Any, session: str, folder: str) -> Any:
+    """The agent, started in a session that most often runs: it is asked about where that fails alone."""
+    request.session = session
+    # Outside of the workspace it is the daemon that chooses the workspace.
+    request.cwd = _real(folder)
+    try:
+        return _spawn(app, request)
+    except (Conflict, Unreachable) as error:
+        if not _left_undone(error):
+            raise
+        found = session_now(app, session)
+        if _runs(found) and error.code != "session_not_running":
+            raise
+    request.session = started(app, found).id
+    return _spawn(app, request)
+
+
+def _left_undone(error: SessiondError) -> bool:
+    """Whether nothing was done for want of a daemon."""
+    return error.code == "session_not_running" or (
+        error.code == "daemon_unreachable" and error.fields.get("effect") == "none"
+    )
+
+
+def _spawn(app: App, request: Any) -> Any:
+    return app.supervisor.call(app.supervisor.agents.SpawnAgent, request, timeout=_spawning()).agent
 
 
 def _spawning() -> float:
@@ -364,25 +395,49 @@ def _folder(folder: str, workspace: str, *, chosen: bool) -> str:
     return real if within else ""
 
 
+def _real(folder: str) -> str:
+    """The folder without symbolic links; empty stays so."""
+    if not folder:
+        return ""
+    real = os.path.realpath(folder)
+    check_words([real])
+    return real
+
+
 def session_for(app: App, word: str | None, folder: str) -> Any:
     """The session to run in, started."""
-    from sessiond.client.sync import JOB_TIMEOUT
-    from sessiond.rpc._generated.v1 import sessions_pb2 as pb
-    from sessiond.rpc._generated.v1 import types_pb2
-
     if word is None:
         check_words([folder])
-        word = session_of(app, folder)
-    stub, call = app.supervisor.sessions, app.supervisor.call
-    # Answered from memory, unlike a start of one that runs.
-    found = call(stub.GetSession, pb.GetSessionRequest(session=word)).session
-    if found.state == types_pb2.SESSION_STATE_ACTIVE:
-        return found
-    return call(stub.StartSession, pb.StartSessionRequest(session=word), timeout=JOB_TIMEOUT).session
+        found = session_of(app, folder)
+    else:
+        found = session_now(app, word)
+    return found if _runs(found) else started(app, found)
 
 
-def session_of(app: App, folder: str) -> str:
-    """Id of the session of a folder or the nearest above; makes the folder one where there is none."""
+def session_now(app: App, word: str) -> Any:
+    """A session as it is; answered from memory, unlike a start of one that runs."""
+    from sessiond.rpc._generated.v1 import sessions_pb2 as pb
+
+    return app.supervisor.call(app.supervisor.sessions.GetSession, pb.GetSessionRequest(session=word)).session
+
+
+def started(app: App, session: Any) -> Any:
+    """The same session, once its daemon serves."""
+    from sessiond.client.sync import JOB_TIMEOUT
+    from sessiond.rpc._generated.v1 import sessions_pb2 as pb
+
+    request = pb.StartSessionRequest(session=session.id)
+    return app.supervisor.call(app.supervisor.sessions.StartSession, request, timeout=JOB_TIMEOUT).session
+
+
+def _runs(session: Any) -> bool:
+    from sessiond.rpc._generated.v1 import types_pb2
+
+    return bool(session.state == types_pb2.SESSION_STATE_ACTIVE)
+
+
+def session_of(app: App, folder: str) -> Any:
+    """The session of a folder or the nearest above; makes the folder one where there is none."""
     from sessiond.rpc._generated.v1 import sessions_pb2 as pb
 
     folders = [folder]
@@ -392,7 +447,7 @@ def session_of(app: App, folder: str) -> str:
     answers = app.supervisor.call_all(stub.GetSession, [pb.GetSessionRequest(session=one) for one in folders])
     for one, answer in zip(folders, answers, strict=True):
         if not isinstance(answer, SessiondError):
-            return str(answer.session.id)
+            return answer.session
         if answer.code != "session_not_found":
             raise answer
         # An identity that nobody looked at yet: the folder was moved here, or lies where none are looked for.
@@ -403,14 +458,14 @@ def session_of(app: App, folder: str) -> str:
     except SessiondError as error:
         # Somebody was quicker: two of these in a new folder, say.
         if error.code == "session_exists" and error.fields.get("session"):
-            return error.fields["session"]
+            return session_now(app, error.fields["session"])
         raise
 
 
-def _made(app: App, method: Any, request: Any, verb_: str) -> str:
+def _made(app: App, method: Any, request: Any, verb_: str) -> Any:
     session = app.supervisor.call(method, request).session
     app.note(f"{verb_} session {render.plain(session.name)} of {render.plain(session.path)}")
-    return str(session.id)
+    return session
 
 
 # ---- staying --------------------------------------------------------------------------------
