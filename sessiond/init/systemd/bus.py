@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dbus_fast import Message, MessageType
+from dbus_fast import Message, MessageFlag, MessageType
 from dbus_fast.aio import MessageBus
 from dbus_fast.errors import AuthError, InvalidAddressError, InvalidMessageError, SignatureBodyMismatchError
 
@@ -89,6 +89,7 @@ class Connection:
         self._jobs: dict[str, list[JobListener]] = {}
         self._listeners: list[Listener] = []
         self._version = ""
+        self._began = ""
         self._forms: dict[tuple[int, str, str], Form] = {}
         self.calls = 0
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -260,6 +261,17 @@ class Connection:
         with contextlib.suppress(Unreachable):
             await self.call(_BUS_PATH, _BUS, "RemoveMatch", "s", [rule], destination=_BUS)
 
+    def drop_match(self, rule: str) -> None:
+        """The same, without an answer to wait for."""
+        if not self.alive:
+            return
+        message = self._message(_BUS_PATH, _BUS, "RemoveMatch", "s", [rule], _BUS)
+        message.flags = MessageFlag.NO_REPLY_EXPECTED
+        message.serial = self._bus.next_serial()
+        self.calls += 1
+        with contextlib.suppress(Unreachable):
+            self._send(message._marshall(False), "RemoveMatch")
+
     async def subscribe(self) -> None:
         """Have the manager send its signals; each life of a manager must be asked anew."""
         try:
@@ -273,6 +285,12 @@ class Connection:
         if not self._version:
             self._version = str(await self.get(MANAGER_PATH, MANAGER, "Version"))
         return self._version
+
+    async def began(self) -> str:
+        """When the manager began, as a word that no other run of it has; the same after it is exec'd anew."""
+        if not self._began:
+            self._began = f"{await self.get(MANAGER_PATH, MANAGER, 'UserspaceTimestamp'):x}"
+        return self._began
 
     async def major_version(self) -> int:
         """The number that features go by: 252; 0 where the version does not begin with one."""
@@ -310,7 +328,7 @@ class Connection:
                     told(path, result)
                 return
             if message.member == "NameOwnerChanged":
-                self._version = ""
+                self._version = self._began = ""
         for listener in tuple(self._listeners):
             listener(message)
 

@@ -18,7 +18,7 @@ from sessiond.init.systemd.agents.reading import read_units
 from sessiond.init.systemd.bus import LIFE, Connection
 from sessiond.init.systemd.jobs import look, run_job
 from sessiond.init.systemd.limits import known_properties
-from sessiond.init.systemd.names import MANAGER, MANAGER_PATH, SERVICE, UNIT, unit_path
+from sessiond.init.systemd.names import SERVICE, UNIT, unit_path
 from sessiond.init.systemd.starting import MARGIN, raise_start_failure, reset_failed
 from sessiond.init.systemd.units import Property
 from sessiond.init.systemd.watch import Link
@@ -175,13 +175,13 @@ class SystemdAgents:
             around = [self._sigkill(connection, unit)] if force else []
             after = [self._sigkill(connection, unit)] if force else []
             stop = connection.manager("StopUnit", "ss", unit, "replace")
-            answers = await asyncio.gather(*around, stop, *after)
+            answers = await heard(lambda: asyncio.gather(*around, stop, *after))
             return str(answers[len(around)][0])
 
         try:
             usec = await connection.get(unit_path(unit), SERVICE, "TimeoutStopUSec")
             deadline = _STOP_PHASES * usec / 1e6 + MARGIN
-            async with jobs_heard(connection, unit):
+            with jobs_heard(connection, unit) as heard:
                 await run_job(connection, unit, ask, deadline=deadline)
         except NotFound:
             return
@@ -288,9 +288,7 @@ class SystemdAgents:
 
     async def manager(self) -> str:
         """See the port."""
-        connection = await self._link.connection()
-        began = await connection.get(MANAGER_PATH, MANAGER, "UserspaceTimestamp")
-        return f"{began:x}"
+        return await (await self._link.connection()).began()
 
     async def store_room(self) -> tuple[int, int]:
         """See the port. Raises NotFound `unit_not_loaded`."""
@@ -320,10 +318,9 @@ class SystemdAgents:
         self, connection: Connection, unit: str, member: str, signature: str, *body: Any, deadline: float
     ) -> str:
         async def ask() -> str:
-            (job,) = await connection.manager(member, signature, *body)
-            return str(job)
+            return str((await heard(lambda: connection.manager(member, signature, *body)))[0])
 
-        async with jobs_heard(connection, unit):
+        with jobs_heard(connection, unit) as heard:
             return await run_job(connection, unit, ask, deadline=deadline)
 
 

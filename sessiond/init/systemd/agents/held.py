@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any
 
-from sessiond.errors import Conflict, NotFound, Unreachable
+from sessiond.errors import Conflict, NotFound
 from sessiond.init.systemd.bus import Connection
 from sessiond.init.systemd.names import MANAGER, MANAGER_PATH, PROPERTIES, SYSTEMD, unit_path
+
+Heard = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 _MANAGER = f"type='signal',sender='{SYSTEMD}',path='{MANAGER_PATH}',interface='{MANAGER}'"
 
@@ -38,9 +41,12 @@ class Held:
         await asyncio.gather(*(self._hold(unit) for unit in units))
 
     async def _hold(self, unit: str) -> None:
-        if unit not in self._heard:
-            self._heard.add(unit)
-            await asyncio.gather(*(self.connection.match(rule) for rule in _rules(unit)))
+        rules = () if unit in self._heard else _rules(unit)
+        self._heard.add(unit)
+        # The bus takes them in this order: what changes once the unit is referenced is heard.
+        await asyncio.gather(*(self.connection.match(rule) for rule in rules), self._reference(unit))
+
+    async def _reference(self, unit: str) -> None:
         with contextlib.suppress(NotFound):
             await self.connection.manager("RefUnit", "s", unit)
 
@@ -58,13 +64,19 @@ class Held:
             await asyncio.gather(*(self.connection.unmatch(rule) for rule in _rules(unit)))
 
 
-@contextlib.asynccontextmanager
-async def jobs_heard(connection: Connection, unit: str) -> AsyncIterator[None]:
-    """Have the ends of a unit's jobs come in."""
+@contextlib.contextmanager
+def jobs_heard(connection: Connection, unit: str) -> Iterator[Heard]:
+    """Have the ends of a unit's jobs come in. What is given makes a question that asks for a job, and answers
+    with its answer: both leave together, since the bus takes the rule before it comes to the question."""
     rule = f"{_MANAGER},member='JobRemoved',arg2='{unit}'"
-    await connection.match(rule)
+
+    async def heard(question: Callable[[], Awaitable[Any]]) -> Any:
+        # A task each, begun in this order.
+        matching = asyncio.ensure_future(connection.match(rule))
+        _, answer = await asyncio.gather(matching, question())
+        return answer
+
     try:
-        yield
+        yield heard
     finally:
-        with contextlib.suppress(Unreachable):
-            await connection.unmatch(rule)
+        connection.drop_match(rule)
