@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
+from operator import attrgetter
 
 from sessiond.aio import Pulse
 from sessiond.errors import InvalidArgument, NotFound, SessiondError, TimedOut, Unreachable
@@ -39,6 +41,7 @@ log = logging.getLogger(__name__)
 
 # Rows that are looked at in one turn of the event loop: a few milliseconds.
 _SLICE = 500
+_ORDER = attrgetter("order")
 # What a program writes last, and the end of its unit, are dated by different clocks.
 _SLACK = timedelta(seconds=1)
 
@@ -231,7 +234,9 @@ class Discovered:
         """The rows with what is written down of their agents: names, and ends that their programs do not
         tell."""
         named = await self.names.named(rows)
-        ends = await self.names.ends(row.mark for row in named if self._ended_with_agent(row))
+        ends = await self.names.ends(row.mark for row in named if row.agent and self._ended_with_agent(row))
+        if not ends:
+            return named
         return [_ended(row, ends[row.mark]) if row.mark in ends else row for row in named]
 
     def _ended_with_agent(self, row: AgentSession) -> bool:
@@ -250,18 +255,17 @@ class Discovered:
 
     def _sorted(self, choice: Choice) -> list[AgentSession]:
         rows = [row for row in self._all(choice) if choice.takes(row)]
-        rows.sort(key=_order, reverse=True)
+        rows.sort(key=_ORDER, reverse=True)
         return rows
 
     async def _gathered(self, choice: Choice) -> list[AgentSession]:
         """The same, and others get their turn in between: each row is as it is when it is looked at."""
-        rows = []
-        for count, row in enumerate(self._all(choice), 1):
-            if choice.takes(row):
-                rows.append(row)
-            if not count % _SLICE:
-                await asyncio.sleep(0)
-        rows.sort(key=_order, reverse=True)
+        rows: list[AgentSession] = []
+        left, unfiltered = self._all(choice), choice.anything
+        while some := list(islice(left, _SLICE)):
+            rows += some if unfiltered else filter(choice.takes, some)
+            await asyncio.sleep(0)
+        rows.sort(key=_ORDER, reverse=True)
         return rows
 
     def _all(self, choice: Choice) -> Iterator[AgentSession]:
@@ -471,10 +475,6 @@ class Discovered:
         shown = self._views.get(after.key) or replace(row, overlay=after)
         [named] = await self.named([shown])
         return named
-
-
-def _order(row: AgentSession) -> tuple[datetime, str, str]:
-    return row.order
 
 
 def _ended(row: AgentSession, ended_at: datetime) -> AgentSession:

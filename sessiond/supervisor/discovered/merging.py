@@ -49,20 +49,21 @@ class Views:
         for adapter in self._told.adapters:
             if adapters and adapter not in adapters:
                 continue
+            age = self._told.age(adapter)
             # Who takes them one by one may do something else in between.
             for found in list(self._told.of(adapter).values()):
-                if self._told.outer(found.key) is not None:
+                if self._told.linked and self._told.outer(found.key) is not None:
                     continue
                 if not stopped and found.status is _STOPPED and self._told.inner(found) is None:
                     continue
-                row = self.join(found)
+                row = self.join(found, age=age)
                 if stopped or row.status is not _STOPPED:
                     yield row
             yield from self._unfound_of(adapter)
 
     def join(self, found: Found, *, age: float | None = None) -> AgentSession:
         """A row as its adapter tells it, with what is kept beside it; ``age`` where it was just looked at."""
-        if (inner := self._told.inner(found)) is not None:
+        if self._told.linked and (inner := self._told.inner(found)) is not None:
             return replace(self._join(found, age), found=_with(found, inner))
         return self._join(found, age)
 

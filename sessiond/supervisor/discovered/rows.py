@@ -103,6 +103,11 @@ class Told:
             parent = rows.get(parent.parent)
         return False
 
+    @property
+    def linked(self) -> bool:
+        """Whether any conversation is held through one of another program."""
+        return bool(self._outer)
+
     def inner(self, one: Found) -> Found | None:
         """The conversation of another program through which this one is held: the same as it is told by that
         program's adapter."""
