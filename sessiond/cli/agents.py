@@ -30,7 +30,7 @@ class AgentTarget(click.ParamType[str]):
         """Agents as `SESSION/NAME`, or by name alone."""
         from sessiond.cli.completion import complete_agents
 
-        return complete_agents(ctx, incomplete)
+        return complete_agents(ctx, incomplete, alone=True)
 
 
 AGENT = AgentTarget()

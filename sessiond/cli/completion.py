@@ -95,17 +95,25 @@ def complete_targets(ctx: click.Context, incomplete: str) -> list[CompletionItem
     return found
 
 
-def complete_agents(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+def complete_agents(ctx: click.Context, incomplete: str, *, alone: bool = False) -> list[CompletionItem]:
     """Agents as `SESSION/NAME` that the verb can do something with; what runs goes before what has ended,
-    and hides it where it has its name."""
+    and hides it where it has its name. ``alone``: once a name is begun, also those that one session has."""
     app = ctx.find_object(App)
     named = _named(ctx)
     states = _STATES.get(ctx.command.name or "", ())
     found: dict[str, CompletionItem] = {}
-    for one in _agents(app, states) if app else []:
-        word = f"{_typed(one.session_name, one.session)}/{_typed(one.name, one.id)}"
-        if word.startswith(incomplete) and word not in named:
-            found.setdefault(word, CompletionItem(word, help=" ".join(one.command)))
+    known = _agents(app, states) if app else []
+    sessions: dict[str, set[str]] = {}
+    for one in known:
+        sessions.setdefault(one.name, set()).add(one.session)
+    for one in known:
+        name = _typed(one.name, one.id)
+        words = [f"{_typed(one.session_name, one.session)}/{name}"]
+        if alone and incomplete and name == one.name and len(sessions[name]) == 1:
+            words.append(name)
+        for word in words:
+            if word.startswith(incomplete) and word not in named:
+                found.setdefault(word, CompletionItem(word, help=" ".join(one.command)))
     return list(found.values())
 
 

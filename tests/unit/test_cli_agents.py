@@ -438,6 +438,11 @@ def test_agents_are_completed(daemons: Daemons) -> None:
     assert completed("sessionctl stop shop/claude shop/c") == [""], "it is named already"
     assert completed("sessionctl start shop/") == [""]
     assert completed("sessionctl ps sh") == ["plain,shop"]
+    # By name alone where a verb takes that, and one session has it.
+    daemons.start("blog").add("old", "completed")
+    assert completed("sessionctl pause cl") == ["plain,claude"]
+    assert completed("sessionctl output ol") == [""]
+    assert completed("sessionctl stop cl") == [""]
 
 
 def test_agents_are_completed_that_a_verb_can_do_something_with(daemons: Daemons) -> None:
