@@ -94,7 +94,9 @@ def test_stopping_the_session_ends_its_agents_and_their_ends_are_written(product
     for stop in stops:
         session = product.started()["id"]
         with crew_of(product, session) as crew:
-            killed = crew.sh("trap '' TERM; while :; do sleep 0.1; done", stop_timeout={"seconds": 1})
+            deaf = "trap '' TERM; echo deaf; while :; do sleep 0.1; done"
+            killed = crew.sh(deaf, stop_timeout={"seconds": 1})
+            crew.printed(killed.id, "deaf")
             # What handles its stop signal alone is given time: no SIGHUP comes besides.
             tty = crew.sh(
                 "trap 'sleep 0.2; echo last words; exit 0' TERM; echo up; while :; do sleep 0.05; done",
