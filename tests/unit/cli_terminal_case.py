@@ -382,11 +382,15 @@ class OnTerminal:
     def see(self, wanted: bytes, *, besides: int = 0) -> bytes:
         """Wait until something is shown, once more than so often; returns all that was shown up to there."""
         deadline = time.monotonic() + PATIENCE
-        while self.seen.count(wanted) <= besides:
+        found = self.seen.count(wanted)
+        while found <= besides:
             shown = f"{wanted!r} was not shown; shown was {self.seen[-2000:]!r}"
             assert time.monotonic() < deadline, shown
             ended = self.process.poll() is not None
+            # What was looked at is not looked at again, but for where it may have begun.
+            begun = max(0, len(self.seen) - len(wanted) + 1)
             assert self._more(0.1) or not ended, shown
+            found += self.seen.count(wanted, begun)
         return self.seen
 
     def end(self) -> int:
