@@ -26,7 +26,7 @@ from sessiond.discovery.processes import read_stat
 from sessiond.errors import Conflict, InvalidArgument, PermissionDenied, SessiondError
 from sessiond.model.agent_session import MARKER, Found, Life, is_proper_id
 from sessiond.model.conversation import Choice
-from sessiond.ports.discovery import AgentAdapter, Clear, Evidence
+from sessiond.ports.discovery import AgentAdapter, Clear, Evidence, Gone
 from sessiond.supervisor.discovered.paging import Pages
 from tests.unit.adapter_case import FakeProcess, FakeProcesses, found_by, problems_of
 from tests.unit.test_discovery_host import finding, sleeping
@@ -180,6 +180,36 @@ def test_what_lies_in_a_folder_of_another_kind_is_no_subagent(tmp_path: Path, wh
     adapter = make("claude-code", tmp_path)
     assert found_by(adapter) == {}
     assert found_by(adapter, {str(folder), str(folder.parent), str(folder / "agent-x.jsonl")}) == {}
+
+
+def test_many_that_go_at_once_have_each_other_listed_no_more_than_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ".claude/projects/-tmp"
+    folder.mkdir(parents=True)
+    line = {"type": "user", "uuid": "u", "cwd": "/tmp", "message": {"role": "user", "content": "hello"}}
+    paths = [folder / f"{UUID[:-2]}{number:02}.jsonl" for number in range(40)]
+    for path in paths:
+        path.write_text(json.dumps(line) + "\n")
+    moved = folder.with_name("-moved") / paths[-1].name
+    adapter = make("claude-code", tmp_path)
+    assert len(found_by(adapter)) == len(paths)
+    for path in paths[:-1]:
+        path.unlink()
+    moved.parent.mkdir()
+    paths[-1].rename(moved)
+    listed: list[str] = []
+    really = os.scandir
+
+    def count(path: str) -> object:
+        listed.append(path)
+        return really(path)
+
+    monkeypatch.setattr(os, "scandir", count)
+    told = list(adapter.discover({str(path) for path in paths}))
+    assert sorted(each.id for each in told if isinstance(each, Gone)) == [one.stem for one in paths[:-1]]
+    assert [each.native["transcript"] for each in told if isinstance(each, Found)] == [str(moved)]
+    assert sorted(listed) == sorted(map(str, (folder.parent, folder, moved.parent)))
 
 
 def test_a_folder_in_which_subagents_may_be_is_told_once_it_can_be_read(tmp_path: Path) -> None:

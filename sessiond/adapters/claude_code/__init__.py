@@ -66,10 +66,8 @@ class Adapter:
             return
         if any(_below(path, self._registry.folder) for path in changed):
             yield from self._look_at_registry()
-        for path in changed:
-            if _below(path, self._transcripts.folder):
-                for told in self._transcripts.look_at(path):
-                    yield self._lost(told) if isinstance(told, str) else told
+        for told in self._transcripts.look_at(changed):
+            yield self._lost(told) if isinstance(told, str) else told
 
     def _above(self, path: str) -> bool:
         """Whether both places may have come or gone with it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -70,6 +70,8 @@ class Transcripts:
         self._metas: Stamps[_Meta] = Stamps()
         self._roots: dict[str, set[str]] = {}
         self._trouble: set[str] = set()
+        self._places: dict[str, list[str]] | None = None
+        """Where transcripts of each id are, while changes are looked at."""
 
     # ---- all of them
 
@@ -141,9 +143,16 @@ class Transcripts:
 
     # ---- some of them
 
-    def look_at(self, path: str) -> Iterator[Told | str]:
-        """What changed at a path below the folder, which may be a file or a folder; texts are ids of what is
-        not there any more."""
+    def look_at(self, changed: Iterable[str]) -> Iterator[Told | str]:
+        """What changed at paths, files or folders, those below the folder; texts are ids of what is not there
+        any more."""
+        self._places = None
+        for path in changed:
+            if path == self.folder or path.startswith(self.folder + "/"):
+                yield from self._look_at(path)
+        self._places = None
+
+    def _look_at(self, path: str) -> Iterator[Told | str]:
         parts = path[len(self.folder) + 1 :].split("/") if path != self.folder else []
         name = parts[-1] if parts else ""
         if name.endswith(META):
@@ -212,10 +221,12 @@ class Transcripts:
         """Where else a transcript of that id is: it moves with its folder."""
         if id.startswith(AGENT):
             return None
-        for found, other in self._scan(self.folder, []):
-            if found == id and other != path:
-                return other
-        return None
+        if self._places is None:
+            # Once for all of them: where many go at a time, each would have all of the others listed.
+            self._places = {}
+            for found, other in self._scan(self.folder, []):
+                self._places.setdefault(found, []).append(other)
+        return next((other for other in self._places.get(id, ()) if other != path), None)
 
     # ---- one of them
 
