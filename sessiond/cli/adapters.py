@@ -12,6 +12,9 @@ from sessiond.cli.app import App
 from sessiond.cli.conversation import ADAPTER, problem_object
 from sessiond.cli.verb import verb
 
+# Below an adapter; each may have thousands.
+_TROUBLES = 3
+
 
 @verb(
     "adapters",
@@ -37,7 +40,7 @@ def adapters(app: App, names: tuple[str, ...]) -> None:
         return
     rows = [_cells(one) for one in found]
     header = ["NAME", "PROGRAM", "VERSION", "TESTED", "KNOWN", "LIVE", "PATH"]
-    notes = {index: [problem["reason"] for problem in one["problems"]] for index, one in enumerate(found)}
+    notes = {index: _troubles(one["problems"]) for index, one in enumerate(found)}
     colour = {2: {"not installed": render.DIM}, 3: {"unverified": render.YELLOW}}
     for line in render.table(header, rows, shrink=(6,), paths=(6,), colour=colour, notes=notes):
         app.print(line)
@@ -59,6 +62,16 @@ def _object(message: Any) -> dict[str, Any]:
         "disabled": message.disabled,
         "problems": [problem_object(one) for one in message.problems],
     }
+
+
+def _troubles(problems: list[dict[str, Any]]) -> list[str]:
+    """The first few, each with its file."""
+    told = [
+        f"{render.home_path(one['path'])}: {one['reason']}" if one["path"] else one["reason"]
+        for one in problems[:_TROUBLES]
+    ]
+    more = len(problems) - len(told)
+    return [*told, f"{more} more: sessionctl discovered --errors"] if more else told
 
 
 def _cells(one: dict[str, Any]) -> list[str]:

@@ -507,7 +507,8 @@ def test_adapters(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
         abilities=("launch",),
         places=("/home/user/.codex",),
     )
-    stand_in.finder.tell_problems("pi", Problem("pi", "file_malformed", HOSTILE, "/x"))
+    many = [Problem("pi", "file_malformed", HOSTILE, f"/x{number}") for number in range(5)]
+    stand_in.finder.tell_problems("pi", *many)
     stand_in.finder.probes["pi"] = Probe("pi", "Pi", installed=True, path="/opt/bin/pi")
     shown = ctl("adapters")
     header, claude, codex, *rest = shown.out.splitlines()
@@ -515,6 +516,8 @@ def test_adapters(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.search(r"^claude-code +claude-code +not installed +unverified +\d +\d +-$", claude)
     assert re.search(r"^codex +Codex +0\.60 +0\.60 +\d +\d +/opt/bin/codex$", codex)
     assert re.search(r"^pi +Pi +unknown +unverified", rest[1])
+    assert [line.split()[1] for line in rest[2:5]] == ["/x0:", "/x1:", "/x2:"]
+    assert rest[5] == "  ! 2 more: sessionctl discovered --errors"
     assert "\x1b" not in shown.out
     assert stand_in.finder.search_paths[-1] == "/opt/bin:/usr/bin"
     ids()
