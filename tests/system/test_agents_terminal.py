@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import queue
 import signal
+import struct
 import sys
+import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -40,6 +44,20 @@ while not os.path.exists(sys.argv[2]):
         data = data[os.write(1, data):]
     time.sleep(0.001)
 own.close()
+"""
+
+# Numbered lines in bursts, until a file says to stop; how many they were is kept beside.
+BURSTS = """
+import os, sys, time, tty
+tty.setraw(1)
+number = 0
+while not os.path.exists(sys.argv[2]):
+    data = b"".join(b"%015d\\n" % count for count in range(number, number + 512))
+    number += 512
+    while data:
+        data = data[os.write(1, data):]
+    time.sleep(0.004)
+open(sys.argv[1], "w").write(str(number))
 """
 
 
@@ -84,6 +102,67 @@ def test_a_kill_at_any_moment_of_a_flood_loses_and_doubles_nothing(crew: Crew) -
     assert len(recorded) == len(printed)
     assert ended.record_bytes == len(recorded)
     assert flowed(wrote, kills) >= KILLS, f"of {len(kills)} kills"
+
+
+def test_a_kill_between_a_terminal_and_its_record_loses_and_doubles_nothing(crew: Crew) -> None:
+    host = crew.product.host
+    folder = crew.product.row(crew.session)["path"]
+    own, stop = f"{folder}/own", f"{folder}/stop"
+    agent = crew.run(sys.executable, "-S", "-c", BURSTS, own, stop, tty=True)
+    for _ in range(3):
+        crew.unlimited()
+        pid = host.outer_pid(crew.product.pid(crew.session))
+        with ExitStack() as stack:
+            pipes = [stack.enter_context(open(path, "rb", buffering=0)) for path in _pipes(pid)]
+            assert pipes, "none is a terminal's"
+            until(partial(_caught, pid, [pipe.fileno() for pipe in pipes]), "bytes on their way")
+        os.kill(pid, signal.SIGKILL)
+        until(partial(_gone, pid), "the daemon to be dead")
+        until(partial(_answers, crew, agent.id), "a new daemon to answer")
+    host.path(stop).touch()
+    ended = crew.wait(agent.id)
+    printed = int(host.path(own).read_text())
+    assert ended.record_bytes == printed * 16
+    # What is held of it: the front may have been let go of.
+    with host.path(f"{crew.folder(agent)}/record").open("rb") as record:
+        record.seek(-(-ended.record_start // 16) * 16)
+        numbers = [int(line) for line in record.read().split()]
+    assert numbers == list(range(printed - len(numbers), printed))
+
+
+def _pipes(pid: int) -> list[str]:
+    """The pipes that a process has open by one descriptor for both ends."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        path = f"/proc/{pid}/fd/{name}"
+        with open(f"/proc/{pid}/fdinfo/{name}") as info:
+            flags = next(int(line.split()[1], 8) for line in info if line.startswith("flags:"))
+        if os.readlink(path).startswith("pipe:") and flags & os.O_ACCMODE == os.O_RDWR:
+            found.append(path)
+    return found
+
+
+def _caught(pid: int, pipes: Sequence[int]) -> bool:
+    """Stop a process the moment that one of its pipes holds bytes; whether it still does then."""
+    if not any(any(map(_waiting, pipes)) for _ in range(100_000)):
+        return False
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: _letter(pid) == "T", "the process to be stopped")
+    if any(map(_waiting, pipes)):
+        return True
+    os.kill(pid, signal.SIGCONT)
+    return False
+
+
+def _waiting(pipe: int) -> int:
+    """How many bytes a pipe holds."""
+    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))
+    return int(count)
+
+
+def _letter(pid: int) -> str:
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()[0].decode()
 
 
 def _answers(crew: Crew, agent: str) -> bool:
