@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sessiond.testing.host import Host, HostUnavailable, sweep
-from tests.system.product import Product
+from tests.system.product import CONFIG, Product
 
 _HERE = Path(__file__).parent
 _CI = bool(os.environ.get("CI"))
@@ -114,10 +114,19 @@ def host_options() -> dict[str, bool]:
 
 
 @pytest.fixture(scope="module")
-def installed(_swept: None, host_options: dict[str, bool]) -> Iterator[Product]:
+def settings() -> str:
+    """What the configuration of a module's product holds."""
+    return ""
+
+
+@pytest.fixture(scope="module")
+def installed(_swept: None, host_options: dict[str, bool], settings: str) -> Iterator[Product]:
     """The product on a host of the module's own; tests take `product`."""
     with _booted(**host_options) as booted:
-        yield Product(booted).install()
+        made = Product(booted)
+        if settings:
+            made.write(CONFIG, settings)
+        yield made.install()
 
 
 @pytest.fixture

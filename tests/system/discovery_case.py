@@ -19,11 +19,13 @@ from sessiond.errors import SessiondError
 from sessiond.rpc._generated.v1 import discovery_pb2 as pb
 from sessiond.rpc._generated.v1 import system_pb2
 from sessiond.rpc.status import from_rpc_error
-from tests.system.product import HOME, PATIENCE, SUPERVISOR, Product, until
+from tests.system.product import CONFIG, HOME, PATIENCE, SUPERVISOR, Product, until
 
 CLAUDE = f"{HOME}/.claude"
 CODEX = f"{HOME}/.codex"
-CONFIG = f"{HOME}/.config/sessiond/config.toml"
+# Where no test is about it, an adapter is given up for nothing but that it hangs: on a busy machine it may be
+# kept waiting for long.
+PATIENT = "[adapters]\ndeadline = 60.0\n"
 # Adapters are given up soon, and yet not for being kept waiting on a busy machine.
 HASTY = "[adapters]\ndeadline = 2.0\n"
 # Registers the process that runs it as Claude Code does, under whose name, then stays.
@@ -153,6 +155,12 @@ def transcript_text(session: str, cwd: str, prompt: str, **common: Any) -> str:
     ]
     lines = [json.dumps({**one, **common, "uuid": str(uuid.uuid4())}) for one in said]
     return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module")
+def settings() -> str:
+    """Adapters are waited for."""
+    return PATIENT
 
 
 @pytest.fixture
@@ -349,11 +357,11 @@ def while_away(product: Product, asked: Callable[[], Any], expected: Any) -> Non
 
 @contextmanager
 def configured(product: Product, text: str) -> Iterator[None]:
-    """These settings, in force while it lasts."""
+    """These settings instead of the module's, in force while it lasts."""
     product.write(CONFIG, text)
     product.restart_supervisor()
     try:
         yield
     finally:
-        product.host.run(["rm", "-f", CONFIG])
+        product.write(CONFIG, PATIENT)
         product.restart_supervisor()

@@ -31,6 +31,7 @@ STATE = f"{HOME}/.local/state/sessiond"
 # Outside the roots of discovery: what lies here is known by the state folder's links alone.
 OUTSIDE_ROOTS = f"{HOME}/w"
 INSIDE_ROOTS = f"{HOME}/projects"
+CONFIG = f"{HOME}/.config/sessiond/config.toml"
 USER_UNITS = f"{HOME}/.config/systemd/user"
 USER_CONTROL = f"{HOME}/.config/systemd/user.control"
 
@@ -439,6 +440,7 @@ class Product:
 
 
 __all__ = [
+    "CONFIG",
     "HOME",
     "INSIDE_ROOTS",
     "OUTSIDE_ROOTS",

@@ -32,6 +32,7 @@ from tests.system.discovery_case import (
     problems,
     programs,
     rollout_path,
+    settings,
     transcript_path,
     transcript_text,
     watching,
@@ -39,7 +40,7 @@ from tests.system.discovery_case import (
 )
 from tests.system.product import HOME, STATE, Product, until
 
-__all__ = ["programs"]
+__all__ = ["programs", "settings"]
 
 
 def well(product: Product, what: str) -> None:

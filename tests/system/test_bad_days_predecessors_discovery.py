@@ -18,6 +18,7 @@ from tests.system.discovery_case import (
     CLAUDE,
     CODEX,
     HASTY,
+    PATIENT,
     Programs,
     Row,
     configured,
@@ -30,13 +31,14 @@ from tests.system.discovery_case import (
     programs,
     rollout_path,
     row_of,
+    settings,
     transcript_path,
     watching,
     while_away,
 )
 from tests.system.product import HOME, STATE, Product, until
 
-__all__ = ["programs"]
+__all__ = ["programs", "settings"]
 
 BIN = f"{HOME}/bin"
 # Claude Code as far as an agent's unit sees it: it registers, does what its prompt says, and leaves its entry
@@ -344,7 +346,7 @@ def test_the_state_file_grows_without_bound(product: Product, programs: Programs
     folder = product.folder()
     sessions = [programs.transcript(folder) for _ in range(10)]
     stays = programs.transcript(folder)
-    with configured(product, "[adapters]\nkeep_days = 0\n"):
+    with configured(product, f"{PATIENT}keep_days = 0\n"):
         with product.client() as client:
             for session in (*sessions, stays):
                 request = pb.LabelAgentSessionRequest(agent_session=session)

@@ -64,7 +64,10 @@ def test_without_leave_to_linger_install_says_what_an_administrator_runs(
 ) -> None:
     host = fresh_host()
     host.run(["loginctl", "disable-linger", "tester"], user=False)
-    host.run(["systemctl", "start", f"user@{host.uid}.service"], user=False)
+    manager = f"user@{host.uid}.service"
+    # Which ends the user's manager, in logind's own time.
+    until(lambda: host.run(["systemctl", "is-active", manager], check=False).returncode, "its end")
+    host.run(["systemctl", "start", manager], user=False)
     assert lingers_or_unknown(host) != "yes"
     refused = host.run(["loginctl", "--no-ask-password", "enable-linger"], check=False)
     said = json.loads(host.sessionctl("install", "--json").stdout)

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from sessiond.rpc._generated.v1 import discovery_pb2, system_pb2
-from tests.system.discovery_case import finders
+from tests.system.discovery_case import finders, settings
 from tests.system.product import HOME, INSIDE_ROOTS, PATIENCE, Product, until
+
+__all__ = ["settings"]
 
 CLAUDE = f"{HOME}/.claude"
 # Registers the process that runs it as the program itself does, under whose name, then stays.

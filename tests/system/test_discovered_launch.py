@@ -16,7 +16,10 @@ import pytest
 from sessiond.errors import SessiondError
 from sessiond.rpc._generated.v1 import agents_pb2
 from sessiond.rpc._generated.v1 import discovery_pb2 as pb
+from tests.system.discovery_case import settings
 from tests.system.product import HOME, PATIENCE, Product, until
+
+__all__ = ["settings"]
 
 BIN = f"{HOME}/stand-in"
 CLAUDE = f"{HOME}/.claude"

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.discovery_case import Programs, got, listed
+from tests.system.discovery_case import Programs, got, listed, settings
 from tests.system.product import HOME, Product, until
+
+__all__ = ["settings"]
 
 # Under that name, with that lock, until nobody holds its stdin any more.
 NAMED = """

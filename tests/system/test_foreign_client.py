@@ -33,7 +33,7 @@ def method(service, name):
     make = channel.unary_stream if found.server_streaming else channel.unary_unary
     answer = GetMessageClass(found.output_type)
     call = make(f"/{service}/{name}", GetMessageClass(found.input_type).SerializeToString, answer.FromString)
-    return lambda **fields: call(GetMessageClass(found.input_type)(**fields), timeout=60)
+    return lambda **fields: call(GetMessageClass(found.input_type)(**fields), timeout=300)
 
 def told(**what):
     print(json.dumps(what), flush=True)

@@ -409,8 +409,8 @@ def test_a_boot_that_does_not_end_is_bounded_and_leaves_nothing(
     monkeypatch.setattr(layout, "init_argv", lambda init: silent)
     began = time.monotonic()
     with pytest.raises(TimedOut) as raised:
-        nest.up(base=base, timeout=3)
-    assert time.monotonic() - began < 60
+        nest.up(base=base, timeout=15)
+    assert time.monotonic() - began < 100
     assert raised.value.code == "nest_boot_failed"
     assert "waiting for nothing" in raised.value.hint
     assert _mounts() == before
