@@ -120,8 +120,13 @@ def complete_agents(ctx: click.Context, incomplete: str, *, alone: bool = False)
 def complete_groups(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
     """Groups that agents are in."""
     app = ctx.find_object(App)
-    groups = {one.group for one in _agents(app)} if app else set()
-    return [CompletionItem(one) for one in sorted(groups) if one.startswith(incomplete) and _is_plain(one)]
+    return _completed({one.group for one in _agents(app)} if app else set(), incomplete)
+
+
+def complete_conversation_groups(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """Groups that conversations are in."""
+    app = ctx.find_object(App)
+    return _completed({one.group for one in _conversations(app)} if app else set(), incomplete)
 
 
 def complete_signals(_ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -147,17 +152,11 @@ def complete_anything(ctx: click.Context, incomplete: str) -> list[CompletionIte
 def complete_conversations(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
     """Conversations by id, `ADAPTER:ID` or `SESSION/AGENT`, the latest first; as many as a person looks
     through."""
-    from sessiond.rpc._generated.v1 import discovery_pb2 as pb
-
     app = ctx.find_object(App)
     if app is None:
         return []
-    wanted = pb.AgentSessionFilter(include_stopped=True)
-    request = pb.ListAgentSessionsRequest(filter=wanted, page_size=_CONVERSATIONS)
-    service = app.supervisor.discovery
-    response = app.supervisor.call(service.ListAgentSessions, request, timeout=_SECONDS)
     found = []
-    for one in response.agent_sessions:
+    for one in _conversations(app, _CONVERSATIONS):
         agent = f"{one.session_name}/{one.agent_name}" if one.agent_name else ""
         for word in (one.id, f"{one.adapter}:{one.id}", agent):
             if word.startswith(incomplete) and _CONVERSATION.fullmatch(word):
@@ -204,6 +203,21 @@ def _typed(name: str, identity: str) -> str:
 
 def _is_plain(word: str) -> bool:
     return _PLAIN.fullmatch(word) is not None
+
+
+def _completed(words: set[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(one) for one in sorted(words) if one.startswith(incomplete) and _is_plain(one)]
+
+
+def _conversations(app: App, most: int = 0) -> Sequence[Any]:
+    from sessiond.rpc._generated.v1 import discovery_pb2 as pb
+
+    wanted = pb.AgentSessionFilter(include_stopped=True)
+    request = pb.ListAgentSessionsRequest(filter=wanted, page_size=most)
+    service = app.supervisor.discovery
+    response = app.supervisor.call(service.ListAgentSessions, request, timeout=_SECONDS)
+    found: Sequence[Any] = response.agent_sessions
+    return found
 
 
 def _agents(app: App, states: Sequence[str] = ()) -> list[Any]:

@@ -53,7 +53,7 @@ sessionctl discovered --errors
 )
 @click.option("--cwd", metavar="FOLDER", type=click.Path(), help="Only those working in it or below it.")
 @label_option
-@group_option("Only in this group.")
+@group_option("Only in this group.", completed="complete_conversation_groups")
 @click.option("-s", "--session", type=TARGET, metavar="SESSION", help="Only those launched in this session.")
 @click.option("--since", metavar="TIME", help="Only updated since: 30min, 2h, 7d, or a date.")
 @click.option("--limit", type=int, default=0, metavar="N", help="At most N.")

@@ -10,7 +10,7 @@ from sessiond.cli.change import edits
 from sessiond.cli.conversation import conversation, conversation_object, shown_id
 from sessiond.cli.exits import UsageFault
 from sessiond.cli.show import labels_text
-from sessiond.cli.verb import verb
+from sessiond.cli.verb import completed_by, verb
 
 
 @verb(
@@ -23,7 +23,12 @@ sessionctl tag shop/claude --note ticket=https://example.org/1
 )
 @conversation()
 @click.argument("labels", nargs=-1, metavar="[KEY=VALUE|KEY-]...")
-@click.option("--group", metavar="GROUP", help="Put it in this group; with '' take it out of its group.")
+@click.option(
+    "--group",
+    metavar="GROUP",
+    help="Put it in this group; with '' take it out of its group.",
+    shell_complete=completed_by("complete_conversation_groups"),
+)
 @click.option("--note", "notes", multiple=True, metavar="KEY=VALUE|KEY-", help="An annotation, for programs.")
 def tag(app: App, target: str, labels: tuple[str, ...], group: str | None, notes: tuple[str, ...]) -> None:
     """Set or remove labels and the group of a conversation.

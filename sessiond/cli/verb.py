@@ -263,10 +263,10 @@ def completed_by(name: str) -> Callable[[click.Context, click.Parameter, str], l
     return ask
 
 
-def group_option(help: str) -> Callable[[F], F]:
-    """`--group`, of agents or conversations."""
+def group_option(help: str, *, completed: str = "complete_groups") -> Callable[[F], F]:
+    """`--group`, of agents or, ``completed`` by the groups of these, conversations."""
     return click.option(
-        "--group", default="", metavar="GROUP", help=help, shell_complete=completed_by("complete_groups")
+        "--group", default="", metavar="GROUP", help=help, shell_complete=completed_by(completed)
     )
 
 

@@ -586,7 +586,9 @@ def test_ids_are_completed(here: Machine, monkeypatch: pytest.MonkeyPatch) -> No
     assert completed(monkeypatch, "peek", "codex:0") == [f"codex:{CODEX}"]
     everything = completed(monkeypatch, "peek", "")
     assert set(everything) == {CLAUDE, CODEX, PI, "ses_old", "ses_older", "x" * 8}
-    assert completed(monkeypatch, "peek", "nothing") == []
+    ctl("tag", CODEX, "--group", "nightly")
+    assert completed(monkeypatch, "discovered", "--group", "n") == ["nightly"]
+    assert completed(monkeypatch, "peek", "nothing") == completed(monkeypatch, "tag", "--group", "x") == []
 
 
 def test_adapters_and_statuses_are_completed_without_a_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
