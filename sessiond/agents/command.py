@@ -228,8 +228,11 @@ def working_folder(asked: str, workspace: Path) -> Path:
 
 
 def default_name(argv: Sequence[str], taken: frozenset[str] | set[str]) -> str:
-    """The command's name with the first number that makes it free: `claude-1`."""
-    stem = name_from_folder(Path(argv[0]).name, "agent")
+    """The command's name with the first number that makes it free: `claude-1`; of a program that our own
+    launcher talks to for people, the program's."""
+    talks = Path(argv[0]).name == "launcher" and argv[1:2] == ["acp"] and "--" in argv[:-1]
+    word = argv[argv.index("--") + 1] if talks else argv[0]
+    stem = name_from_folder(Path(word).name, "agent")
     number = 1
     while (name := numbered(stem, number)) in taken:
         number += 1

@@ -229,6 +229,9 @@ def test_names_come_from_the_command_with_the_first_free_number() -> None:
     assert default_name(["/usr/bin/claude"], set()) == "claude-1"
     assert default_name(["claude"], {"claude-1", "claude-3"}) == "claude-2"
     assert default_name(["../-x\n"], set()) == "x_-1"
+    talking = ["/data/launcher", "acp", "--print", "--", "/opt/opencode", "acp"]
+    assert default_name(talking, {"opencode-1"}) == "opencode-2"
+    assert default_name(talking[:4], set()) == default_name(["launcher", "--", "x"], set()) == "launcher-1"
     assert default_name([""], set()) == "agent-1"
 
 
