@@ -44,6 +44,21 @@ async def started(real: SystemdHarness, watcher: Watcher, session: str | None = 
     return found
 
 
+async def another(watcher: Watcher, session: str, besides: UnitStatus) -> UnitStatus:
+    """Wait until another process of the daemon serves: who asked may know of it sooner than the watcher."""
+    await watcher.until(
+        "another process runs",
+        lambda: (
+            (now := watcher.daemon(session)) is not None
+            and now.main_pid not in (0, besides.main_pid)
+            and now.active_state == "active"
+        ),
+    )
+    found = watcher.daemon(session)
+    assert found is not None
+    return found
+
+
 # ---- words and folders
 
 
@@ -95,18 +110,19 @@ async def test_any_folder_and_any_word_reach_the_daemon_also_after_a_reload(
         ):
             await real.init.start(spec)
             await watcher.until_state(session, SessionState.ACTIVE)
-            before = _as_handed_over(watcher.daemon(session), spec.environment)
+            unit = watcher.daemon(session)
+            assert unit is not None
+            before = _as_handed_over(unit, spec.environment)
             assert before == (str(folder), list(spec.argv), dict(spec.environment))
             await real.systemctl("daemon-reload")
             await real.init.restart(session)
-            await watcher.until_state(session, SessionState.ACTIVE)
-            assert _as_handed_over(watcher.daemon(session), spec.environment) == before
+            again = await another(watcher, session, besides=unit)
+            assert _as_handed_over(again, spec.environment) == before
             await real.init.stop(session)
             await watcher.until_state(session, SessionState.INACTIVE)
 
 
-def _as_handed_over(unit: UnitStatus | None, names: object) -> tuple[str, list[str], dict[str, str]]:
-    assert unit is not None
+def _as_handed_over(unit: UnitStatus, names: object) -> tuple[str, list[str], dict[str, str]]:
     process = Path(f"/proc/{unit.main_pid}")
     argv = [os.fsdecode(word) for word in (process / "cmdline").read_bytes().split(b"\0")[:-1]]
     pairs = [os.fsdecode(pair).partition("=") for pair in (process / "environ").read_bytes().split(b"\0")]
@@ -224,14 +240,7 @@ async def test_what_is_done_by_hand_is_told(real: SystemdHarness) -> None:
             "it is thawed", lambda: (now := watcher.daemon(session)) is not None and not now.frozen
         )
         await real.systemctl("restart", unit.name)
-        await watcher.until(
-            "another process runs",
-            lambda: (
-                (now := watcher.daemon(session)) is not None
-                and now.main_pid not in (0, unit.main_pid)
-                and now.active_state == "active"
-            ),
-        )
+        await another(watcher, session, besides=unit)
         await real.systemctl("stop", session_slice(session))
         await watcher.until("it is gone", lambda: watcher.daemon(session) is None)
 
@@ -259,14 +268,7 @@ async def test_the_starter_passes_a_stop_and_a_restart_on(real: SystemdHarness) 
         starter = starter_unit(session)
         await real.systemctl("start", starter)
         await real.systemctl("restart", starter)
-        await watcher.until(
-            "another process runs",
-            lambda: (
-                (now := watcher.daemon(session)) is not None
-                and now.main_pid not in (0, unit.main_pid)
-                and now.active_state == "active"
-            ),
-        )
+        await another(watcher, session, besides=unit)
         await real.systemctl("stop", starter)
         await watcher.until_state(session, SessionState.INACTIVE)
 
@@ -419,17 +421,7 @@ async def test_why_a_unit_is_stopped(real: SystemdHarness) -> None:
         before = watcher.daemon(session)
         assert before is not None
         await real.systemctl("restart", daemon_unit(session))
-        # systemctl may be told of it sooner than the watcher.
-        await watcher.until(
-            "another process runs",
-            lambda: (
-                (now := watcher.daemon(session)) is not None
-                and now.main_pid not in (0, before.main_pid)
-                and now.active_state == "active"
-            ),
-        )
-        unit = watcher.daemon(session)
-        assert unit is not None
+        unit = await another(watcher, session, besides=before)
         os.kill(unit.main_pid, signal.SIGTERM)
         await watcher.until(
             "it is back", lambda: (now := watcher.daemon(session)) is not None and now.n_restarts == 1

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sessiond.nest import layout
 from sessiond.testing.host import HOME, Host
 from tests.system.product import Product
 from tests.system.test_cli import files
@@ -25,9 +26,11 @@ def units(host: Host) -> str:
 
 
 def leftovers(host: Host) -> set[str]:
-    # Hosts of other tests that run now are seen in /tmp too.
-    found = files(host, HOME, host.runtime_dir, "/tmp")
-    return {path for path in found if "sessiond" in path and "/sessiond-host-" not in path}
+    # What other tests write now is seen in the host's /tmp too, and is not in its own layer of the disk.
+    written = layout.upper_dir(host.folder / "disk") / "tmp"
+    found = files(host, HOME, host.runtime_dir)
+    found |= {f"/tmp/{path.relative_to(written)}" for path in written.rglob("*")}
+    return {path for path in found if "sessiond" in path}
 
 
 def held(host: Host) -> dict[str, object]:
