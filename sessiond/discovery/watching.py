@@ -36,12 +36,14 @@ _HOW = kernel.ONLYDIR | kernel.EXCL_UNLINK | kernel.MASK_ADD
 @dataclass(slots=True)
 class _Folder:
     """Why a folder is watched: which of what was asked for it belongs to, with the levels left below it;
-    names that are awaited in it; and whether its moving moves what was asked for."""
+    names that are awaited in it; ATTRIB where one of them is closed to us; and whether its moving moves what
+    was asked for."""
 
     wd: int
     mask: int = 0
     levels: dict[int, int] = field(default_factory=dict)
     awaited: set[str] = field(default_factory=set)
+    closed: int = 0
     leads: bool = False
 
 
@@ -118,6 +120,8 @@ class Watching:
                 self._lead(real)
             if os.path.isdir(folder):
                 self._enter(folder, {index: one.depth}, None)
+                if folder in self.problems:
+                    self._await_opening(folder)
                 return
             if self._await(folder):
                 return
@@ -138,6 +142,13 @@ class Watching:
                 self._folders[folder].awaited.add(name)
                 return not os.path.isdir(os.path.join(folder, name))
         return True
+
+    def _await_opening(self, target: str) -> None:
+        """Hear of it when what is closed to us is opened."""
+        folder, _, name = target.rpartition("/")
+        if name and self._add(folder or "/", _SELF | kernel.ATTRIB):
+            self._folders[folder or "/"].awaited.add(name)
+            self._folders[folder or "/"].closed = kernel.ATTRIB
 
     def _enter(self, top: str, levels: dict[int, int], found: set[str] | None) -> None:
         """Watch a folder and those below it; ``found`` takes what is in them."""
@@ -245,7 +256,10 @@ class Watching:
                     return False
                 self._leave(path)
                 changed.add(path)
-            elif name in folder.awaited and mask & _ENTRIES:
+            elif name in folder.awaited and mask & (_ENTRIES | folder.closed):
+                return False
+            elif not name and mask & kernel.ATTRIB and self._is_root(path):
+                # It may be closed now, or opened again.
                 return False
             elif name:
                 self._take_entry(folder, os.path.join(path, name), name, mask, changed)

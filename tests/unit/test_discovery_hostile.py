@@ -182,6 +182,19 @@ def test_what_lies_in_a_folder_of_another_kind_is_no_subagent(tmp_path: Path, wh
     assert found_by(adapter, {str(folder), str(folder.parent), str(folder / "agent-x.jsonl")}) == {}
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_regular_file_is_told_as_that(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f".claude/projects/-tmp/{UUID}.jsonl"
+    path.parent.mkdir(parents=True)
+    {"pipe": os.mkfifo, "device": lambda at: at.symlink_to("/dev/zero"), "folder": os.mkdir}[kind](path)
+    [problem] = problems_of(make("claude-code", tmp_path).discover(None))
+    assert (problem.path, problem.code, problem.reason) == (
+        str(path),
+        "file_unreadable",
+        "not a regular file",
+    )
+
+
 def test_many_that_go_at_once_have_each_other_listed_no_more_than_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 from sessiond.discovery import kernel, watching
 from sessiond.discovery.watching import Watching
 from sessiond.ports.discovery import Watched
+from tests.unit import unprivileged
 
 
 @pytest.fixture
@@ -262,6 +263,32 @@ def test_a_folder_that_is_closed_or_opened_is_told(watch: Watching, tmp_path: Pa
     for mode in (0, 0o700):
         (tmp_path / "a").chmod(mode)
         assert changes(watch) == {str(tmp_path / "a")}
+
+
+@pytest.mark.parametrize("closed_first", [True, False])
+def test_a_closed_place_is_looked_at_once_it_is_opened(tmp_path: Path, closed_first: bool) -> None:
+    (tmp_path / "place").mkdir()
+    code = """
+        import select, sys
+        from pathlib import Path
+        from sessiond.discovery.watching import Watching
+        from sessiond.ports.discovery import Watched
+        place, watch = Path(sys.argv[1]), Watching()
+        for mode in (0, 0o700) if sys.argv[2] == "True" else (0o700, 0, 0o700):
+            place.chmod(mode)
+            if not watch.watched:
+                watch.watch([Watched(str(place), 1)])
+            else:
+                assert select.select([watch], [], [], 60)[0], "nothing was heard"
+                assert watch.read() is None
+            print(mode, sorted(watch.problems) == [str(place)])
+        (place / "one").write_text("1")
+        assert select.select([watch], [], [], 60)[0], "nothing was heard"
+        print(watch.read() == {str(place / "one")})
+        watch.close()
+    """
+    told = unprivileged.run(code, tmp_path / "place", closed_first).split()
+    assert told == [*([] if closed_first else ["448", "False"]), "0", "True", "448", "False", "True"]
 
 
 def test_a_link_that_leads_to_itself_hides_no_folder_beside_it(watch: Watching, tmp_path: Path) -> None:
