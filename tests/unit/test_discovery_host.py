@@ -217,6 +217,20 @@ async def test_thousands_arrive_as_one_whole_with_names_that_cannot_be_said() ->
 # ---- lives ----------------------------------------------------------------------------------
 
 
+async def test_among_many_the_first_word_says_who_lives() -> None:
+    with sleeping() as process:
+        async with finding("one") as case:
+            for number in range(450):
+                case.write("one", f"n{number:03}", title="t")
+            case.write("one", "n005", **who(process))
+            await case.until(lambda: "one" in case.rows)
+            [told] = [event for event in case.events if isinstance(event, Rows)]
+            assert told.whole
+            assert sorted(one.id for one in told.found) == [f"n{n:03}" for n in range(450)]
+            assert [one.id for one in told.found if one.life.alive] == ["n005"]
+            assert all(one.life == STOPPED for one in told.found if one.id != "n005")
+
+
 async def test_the_end_of_a_process_is_told_without_any_change_of_a_file() -> None:
     with sleeping() as child:
         async with finding("one") as case:
