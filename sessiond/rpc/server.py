@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from sessiond.errors import SessiondError
+from sessiond.errors import SessiondError, Unreachable
 from sessiond.paths import check_socket_path, private_folder
 from sessiond.rpc.channel import unix_address
 from sessiond.rpc.status import abort
@@ -41,7 +41,10 @@ class Server:
     def __init__(self, socket: Path) -> None:
         self._socket = check_socket_path(socket)
         self._streams: set[_Stream] = set()
-        self._server = grpc.aio.server(interceptors=[_ErrorMapping(self._streams)], options=_OPTIONS)
+        # Those of gRPC's own services, which follow the server itself.
+        self._watches: set[_Stream] = set()
+        mapping = _ErrorMapping(self._streams, self._watches)
+        self._server = grpc.aio.server(interceptors=[mapping], options=_OPTIONS)
         self._serving = False
 
     @property
@@ -77,6 +80,8 @@ class Server:
             stopping = asyncio.create_task(self._server.stop(grace), name="end of the server")
         # It takes no calls any more, so that who comes back at once does not come back here.
         await asyncio.sleep(0)
+        for stream in tuple(self._watches):
+            stream.end(_over())
         if hang_up is not None:
             for stream in tuple(self._streams):
                 stream.end(hang_up)
@@ -117,9 +122,10 @@ class _Stream:
 class _ErrorMapping(grpc.aio.ServerInterceptor):
     """Turns every error that leaves a service into its status, and logs those nobody foresaw."""
 
-    def __init__(self, streams: set[_Stream]) -> None:
-        """``streams`` is kept as the set of those under way."""
+    def __init__(self, streams: set[_Stream], watches: set[_Stream]) -> None:
+        """``streams`` is kept as the set of those under way, ``watches`` as that of gRPC's own services."""
         self._streams = streams
+        self._watches = watches
 
     async def intercept_service(
         self,
@@ -131,7 +137,9 @@ class _ErrorMapping(grpc.aio.ServerInterceptor):
             return None
         # Those of gRPC's own services tell their errors themselves.
         if details.method.startswith("/grpc."):
-            return handler
+            if not handler.unary_stream:
+                return handler
+            return handler._replace(unary_stream=_watching(handler.unary_stream, self._watches))
         method = details.method
         if handler.unary_unary:
             return handler._replace(unary_unary=_mapped(handler.unary_unary, method))
@@ -186,6 +194,31 @@ def _mapped_stream(call: Callable[[Any, Any], Any], method: str, streams: set[_S
             streams.discard(stream)
 
     return mapped
+
+
+def _watching(call: _Handler, watches: set[_Stream]) -> _Handler:
+    """A stream that would wait for ever, of a service that is not ours: it ends with the server."""
+
+    async def watching(request: Any, context: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        stream = _Stream(task)
+        watches.add(stream)
+        try:
+            await call(request, context)
+        except asyncio.CancelledError:
+            if stream.error is None:
+                raise
+            task.uncancel()
+            await abort(context, stream.error)
+        finally:
+            watches.discard(stream)
+
+    return watching
+
+
+def _over() -> SessiondError:
+    return Unreachable("server_ending", "the server ends", hint="connect again in a moment")
 
 
 def _unforeseen(method: str, error: Exception) -> SessiondError:

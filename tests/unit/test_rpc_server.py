@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sessiond.errors import Conflict, InvalidArgument, NotFound, PermissionDenied, Unreachable
 from sessiond.paths import private_folder
@@ -261,6 +262,27 @@ async def test_listeners_are_told_of_the_end_at_once_when_it_hangs_up(
     assert (error.code, error.message, error.hint) == ("supervisor_unreachable", "it ends", "wait")
     assert events.closed == 1
     assert not path.exists()
+
+
+async def test_who_watches_the_health_is_told_of_the_end_at_once(tmp_path: Path) -> None:
+    path = private_folder(tmp_path / "run") / "s.sock"
+    server = Server(path)
+    health = add_health(server)
+    await server.start()
+    await set_serving(health, [])
+    async with grpc.aio.insecure_channel(f"unix:{path}", options=CHANNEL_OPTIONS) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        call = stub.Watch(health_pb2.HealthCheckRequest())
+        assert (await call.read()).status == health_pb2.HealthCheckResponse.SERVING
+        stopping = asyncio.create_task(server.stop(3600))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await _read_to_the_end(call)
+        async with asyncio.timeout(60):
+            await stopping
+    assert (caught.value.code(), from_rpc_error(caught.value).code) == (
+        grpc.StatusCode.UNAVAILABLE,
+        "server_ending",
+    )
 
 
 async def _read_to_the_end(call: Any) -> None:
