@@ -29,7 +29,8 @@ from tests.agents.programs import (
 )
 from tests.agents.running import Runner, running_in
 from tests.agents.seen import Seen
-from tests.system.product import Product
+from tests.system.discovery_case import PATIENT
+from tests.system.product import CONFIG, Product
 
 _HERE = Path(__file__).parent
 _CI = bool(os.environ.get("CI"))
@@ -206,7 +207,9 @@ def installed() -> Iterator[Product]:
             if _CI:
                 pytest.fail(f"the private host must boot where CI is set: {error}", pytrace=False)
             pytest.skip(f"the private host cannot boot here: {error}")
-        yield Product(host).install()
+        made = Product(host)
+        made.write(CONFIG, PATIENT)
+        yield made.install()
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def _system_node() -> tuple[str, int]:
     found = shutil.which("node", path=given_path())
     if not found:
         return "", 0
-    done = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=120, check=False)
     major = done.stdout.strip().lstrip("v").partition(".")[0]
     return found, int(major) if major.isdigit() else 0
 

@@ -210,12 +210,18 @@ def test_a_shared_server_is_the_process_of_none(
     assert "server" in found.life.reason
     ((server, _),) = seen.adapter.evidence(LiveProcesses()).holders
     assert server in pids(run)
+    sockets = {str(at.laddr) for each in run.family() for at in each.net_connections("unix")}
     model.release()
     seen.until_status("idle", found.id)
     assert seen.strangers() == [], "its window has it open, through the server"
     # It outlives its window, and with it the conversation is open.
     os.kill(server, signal.SIGKILL)
     seen.until_status("stopped", found.id)
+    run.close()
+    # Killed, it leaves them in the one place that it has for all homes of a user.
+    for path in (Path(one) for one in sockets if f"/codex-daemon-{os.getuid()}/" in one):
+        path.unlink(missing_ok=True)
+        path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
 
 
 def test_the_version_is_told_without_running_it(seen: Seen, codex: Program) -> None:

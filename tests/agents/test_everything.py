@@ -195,7 +195,7 @@ def test_several_accounts_are_one_list(
         )
         assert (mine.native["home"], mine.agent) == (f"{HOME}/play", "")
         guests.model.release()
-        assert started.wait(30) == 0
+        assert started.wait(PATIENCE) == 0
         watch.until_status("stopped", adapter, id=mine.id)
     # Who is told nothing of them knows them by what was noted.
     pid = guests.product.supervisor_pid()

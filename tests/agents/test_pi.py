@@ -151,12 +151,13 @@ def test_what_a_terminal_goes_on_to_is_not_told_to_be_stopped(
 
     # A tool says which it is, and it stays that when the tool has ended.
     run.wait_text("You said: again")
-    run.type("tool: echo told; sleep 2")
-    run.wait_text("sleep 2")
+    run.type("tool: until test -e seen; do sleep 0.1; done")
+    run.wait_text("until test -e seen")
     run.key("enter")
     live = seen.until_status(Status.RUNNING, went_on.id)
     assert live.life.pid == run.pid
     assert seen.rows()["talk-1"].status is Status.STOPPED
+    (folder / "seen").touch()
     seen.until_status(Status.IDLE, went_on.id)
     assert seen.rows()["talk-1"].status is Status.STOPPED
 
