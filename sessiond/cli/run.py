@@ -137,7 +137,11 @@ sessionctl run --env-file .env --env DISPLAY --timeout 10min -- ./check
     type=click.Path(),
     help="What it reads; - for what you pipe in. Without a terminal.",
 )
-@click.option("--timeout", metavar="TIME", help="End it after so long: seconds, or 500ms, 30s, 5min, 2h.")
+@click.option(
+    "--timeout",
+    metavar="TIME",
+    help="End it after so long, with --restart each run of it: 30, 500ms, 5min, 2h.",
+)
 @click.option(
     "--stop-signal",
     default="",
@@ -167,9 +171,9 @@ def run(
 
     It runs in a unit of its own, with a terminal that outlives you and sessiond.
 
-    Without -s it runs in the session of the current folder or of the nearest folder above; if there is
-    none, the current folder becomes a session. The session is started where it is stopped. Outside of
-    the session's workspace the program runs in the workspace.
+    Without -s it runs in the session of the current folder (or --cwd) or of the nearest folder above; if
+    there is none, the current folder (or --cwd) becomes a session. The session is started where it is
+    stopped. Outside of the session's workspace the program runs in the workspace.
 
     It is given your environment, but for what belongs to your terminal or desktop; --env and --env-file
     pass on anything. In a file `#` begins a comment, and values may be quoted.
