@@ -35,9 +35,17 @@ def look(host: Host, env: Mapping[str, str] | None = None, *words: str) -> dict[
 def is_told(
     host: Host, check: str, status: str, detail: str, fix: str, env: Mapping[str, str] | None = None
 ) -> None:
-    """Fail unless a check says so."""
-    row = look(host, env)[check]
-    assert (row["status"], detail in row["detail"], fix in row["fix"]) == (status, True, True), row
+    """Wait until a check says so: who was asked may not answer in time on a busy machine."""
+    row: dict[str, str] = {}
+
+    def so() -> bool:
+        row.update(look(host, env)[check])
+        return (row["status"], detail in row["detail"], fix in row["fix"]) == (status, True, True)
+
+    try:
+        until(so, f"{check} is {status}")
+    except pytest.fail.Exception as error:
+        raise AssertionError(f"{error}: {row}") from error
 
 
 def is_well(host: Host, *but: str) -> None:
