@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+
+import pytest
 
 from sessiond.model.agent_session import STOPPED, Found, Life, Message, Problem
 from sessiond.ports.discovery import AgentAdapter, Clear, Evidence, Gone, Told
@@ -101,6 +104,20 @@ def life_of(found: Found, evidence: Evidence) -> Life:
     if evidence.unknown:
         return Life(alive=None, reason=evidence.unknown)
     return STOPPED
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes each read of a file gives, from now on."""
+    given: list[int] = []
+    really = os.pread
+
+    def read(descriptor: int, length: int, offset: int) -> bytes:
+        data = really(descriptor, length, offset)
+        given.append(len(data))
+        return data
+
+    monkeypatch.setattr(os, "pread", read)
+    return given
 
 
 def check_told(adapter: AgentAdapter, told: Iterable[Told]) -> None:

@@ -23,6 +23,7 @@ from tests.unit.adapter_case import (
     FakeProcesses,
     check_evidence,
     check_told,
+    count_reads,
     found_by,
     life_of,
     problems_of,
@@ -579,8 +580,10 @@ def test_long_texts_are_cut(home: Path) -> None:
     assert (len(called.tools[0].content), called.cut) == (4_000, True)
 
 
-def test_a_transcript_of_two_gigabytes_is_read_at_its_ends(home: Path) -> None:
-    path = write(home, user("begin"))
+def test_a_transcript_of_two_gigabytes_is_read_at_its_ends(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, path = count_reads(monkeypatch), write(home, user("begin"))
     with path.open("r+b") as file:
         file.seek(2 * 1024**3)
         lines = (said([text(f"answer {number}")], uuid=f"a{number}") for number in range(3))
@@ -593,3 +596,4 @@ def test_a_transcript_of_two_gigabytes_is_read_at_its_ends(home: Path) -> None:
     end = adapter.transcript(found, 2)
     assert end.has_more
     assert end.messages[-1].text.endswith("answer 2")
+    assert 0 < sum(given) < 64 * 1024**2

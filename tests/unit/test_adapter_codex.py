@@ -18,7 +18,14 @@ from sessiond.adapters import make_adapter
 from sessiond.errors import InvalidArgument, NotFound, Unsupported
 from sessiond.model.agent_session import STOPPED, Found, Life, Problem, Turn, Wish
 from sessiond.ports.discovery import Clear, Gone
-from tests.unit.adapter_case import FakeProcess, FakeProcesses, check_message, check_told, found_by
+from tests.unit.adapter_case import (
+    FakeProcess,
+    FakeProcesses,
+    check_message,
+    check_told,
+    count_reads,
+    found_by,
+)
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "codex"
 DONE = "01a1fee6-e183-7ed2-b2be-d61fccf90b1a"
@@ -395,7 +402,8 @@ def test_a_transcript_is_the_last_messages(tmp_path: Path) -> None:
     assert last.has_more
 
 
-def test_a_huge_rollout_is_read_at_its_end(tmp_path: Path) -> None:
+def test_a_huge_rollout_is_read_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = count_reads(monkeypatch)
     path = lay(tmp_path, "answered")
     tail = path.read_bytes()
     with path.open("r+b") as file:
@@ -406,6 +414,7 @@ def test_a_huge_rollout_is_read_at_its_end(tmp_path: Path) -> None:
     assert found.turn is Turn.DONE
     transcript = adapter.transcript(found, 4)
     assert [each.role for each in transcript.messages] == ["user", "assistant", "tool", "assistant"]
+    assert 0 < sum(given) < 64 * 1024**2
 
 
 @pytest.mark.parametrize("prompt", ["-rf", "resume", "two\nlines"])
