@@ -27,7 +27,7 @@ CODEX = f"{HOME}/.codex"
 # kept waiting for long.
 PATIENT = "[adapters]\ndeadline = 60.0\n"
 # Adapters are given up soon, and yet not for being kept waiting on a busy machine.
-HASTY = "[adapters]\ndeadline = 2.0\n"
+HASTY = "[adapters]\ndeadline = 4.0\n"
 # Registers the process that runs it as Claude Code does, under whose name, then stays.
 REGISTERED = """
 import json, os, sys, time
