@@ -12,7 +12,8 @@ from tests.benchmarks.figures import Figure, Goal
 from tests.benchmarks.stage import Stage, progress
 
 _EACH = 8
-_SECONDS = 20.0
+# gRPC's threads wake by turns that drift: two equal processes may differ by half over a part of a minute.
+_SECONDS = 60.0
 # What the rates of equal processes differ by from run to run.
 _NOISE = 1.15
 # gRPC keeps threads of its start for some seconds, in which they wake up without work.
@@ -55,14 +56,14 @@ async def footprint(stage: Stage, runs: int) -> list[Figure]:
     ]
 
 
-async def wakeup_rates(pids: Sequence[int]) -> tuple[list[float], list[float]]:
+async def wakeup_rates(pids: Sequence[int], seconds: float = _SECONDS) -> tuple[list[float], list[float]]:
     """Voluntary context switches a second of each process, and of its main thread alone."""
     before = [(_switches(pid), _switches(pid, str(pid))) for pid in pids]
-    await asyncio.sleep(_SECONDS)
+    await asyncio.sleep(seconds)
     after = [(_switches(pid), _switches(pid, str(pid))) for pid in pids]
 
     def rates(side: int) -> list[float]:
-        return [(new[side] - old[side]) / _SECONDS for old, new in zip(before, after, strict=True)]
+        return [(new[side] - old[side]) / seconds for old, new in zip(before, after, strict=True)]
 
     return rates(0), rates(1)
 
