@@ -88,8 +88,10 @@ def test_a_restart_at_any_instant_of_a_start_keeps_terminals(crew: Crew, how: st
     product, unit = crew.product, daemon_unit(crew.session)
     folder = product.row(crew.session)["path"]
     agent = crew.run("bash", "-c", LINES, name="it", tty=True, cwd=folder)
-    follow = [SESSIONCTL, "output", "-f", "-n", "1000", "it"]
+    # With its session: who is asked for a name alone has each session's answer in a few seconds, or none.
+    follow = [SESSIONCTL, "output", "-f", "-n", "1000", f"{crew.session}/it"]
     following = product.host.popen(follow, stderr=subprocess.PIPE)
+    begin = product.cursor()
     with asked(crew) as faults:
         for instant in range(INSTANTS):
             # So many starts in a minute would be one too many.
@@ -102,6 +104,8 @@ def test_a_restart_at_any_instant_of_a_start_keeps_terminals(crew: Crew, how: st
             assert kept == "2", f"restart {instant}\n{product.ctl('logs', crew.session)}"
             assert product.host.show(agent.unit, "MainPID")["MainPID"] == str(agent.pid)
     assert not faults, faults
+    # Nor is it ever told to be at rest, by which those who follow would take it for ended.
+    assert {state for _, state in product.moves(begin, crew.session)} <= {"starting", "active", "stopping"}
     product.write(f"{folder}/stop", "")
     out, err = following.communicate(timeout=PATIENCE)
     assert following.returncode == 0, err

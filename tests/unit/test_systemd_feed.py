@@ -108,7 +108,7 @@ class Bus:
         )
 
     def changed(self, unit: str, interface: str, **values: Any) -> None:
-        types = {int: "u", str: "s"}
+        types = {int: "u", str: "s", list: "(uo)"}
         variants = {
             name: Variant("t" if name.endswith("Timestamp") else types[type(value)], value)
             for name, value in values.items()
@@ -322,6 +322,33 @@ async def test_a_failure_that_stays_is_told_when_the_manager_has_answered(run: R
     assert await run.settle() == []
     run.bus.ponged()
     assert await run.settle() == [UnitChanged(DAEMON, {"active_state": "failed", "sub_state": "failed"})]
+
+
+async def test_an_end_that_a_job_makes_good_is_not_told(run: Run) -> None:
+    job, none = [7, "/org/freedesktop/systemd1/job/7"], [0, "/"]
+    await run.begin((DAEMON, *RUNNING))
+    run.bus.changed(DAEMON, UNIT, ActiveState="inactive", SubState="dead", Job=job)
+    # The manager answers before it comes to its jobs.
+    run.bus.ponged()
+    assert await run.settle() == []
+    run.bus.changed(DAEMON, UNIT, ActiveState="activating", SubState="start", Job=job)
+    run.bus.ponged()
+    assert await run.settle() == [
+        UnitChanged(DAEMON, {"active_state": "activating", "sub_state": "start"}),
+    ]
+    run.bus.changed(DAEMON, UNIT, ActiveState="inactive", SubState="dead", Job=none)
+    run.bus.ponged()
+    assert await run.settle() == [UnitChanged(DAEMON, {"active_state": "inactive", "sub_state": "dead"})]
+
+
+async def test_an_end_is_told_once_the_job_is_gone_that_would_have_made_it_good(run: Run) -> None:
+    await run.begin((DAEMON, *RUNNING))
+    run.bus.changed(DAEMON, UNIT, ActiveState="inactive", SubState="dead", Job=[7, "/job/7"])
+    run.bus.ponged()
+    run.bus.changed(DAEMON, UNIT, ActiveState="inactive", SubState="dead", Job=[0, "/"])
+    assert await run.settle() == []
+    run.bus.ponged()
+    assert await run.settle() == [UnitChanged(DAEMON, {"active_state": "inactive", "sub_state": "dead"})]
 
 
 async def test_an_end_is_told_before_the_removal(run: Run) -> None:

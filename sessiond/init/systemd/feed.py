@@ -59,7 +59,8 @@ class Feed:
 
     A daemon that is to be restarted passes through `failed`, and then through `inactive`, in one turn
     of the manager's loop. Such a change is held back until the manager has answered a ping sent on
-    hearing of it: then all of that turn is known, and one change is told.
+    hearing of it: then all of that turn is known, and one change is told. One that is restarted by hand
+    may be `inactive` for some turns: it is held back for as long as a job is there to start it.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -79,6 +80,8 @@ class Feed:
         self._answers: dict[str, dict[str, Any]] = {}
         self._held: dict[str, dict[str, Any]] = {}
         self._barriers: dict[int, str] = {}
+        # Units with a job that is not done.
+        self._queued: set[str] = set()
         self._due: float | None = None
         self._refused = ""
 
@@ -118,6 +121,7 @@ class Feed:
         self._answers.clear()
         self._held.clear()
         self._barriers.clear()
+        self._queued.clear()
         self._listing = self._relisting = 0
         self._building = self._deaf = False
         self._expect(None)
@@ -184,7 +188,8 @@ class Feed:
                 self._relisting = 0
             self._listed(message.body[0])
         elif (name := self._barriers.pop(serial, None)) is not None:
-            self._release(name)
+            if not self._comes_back(name):
+                self._release(name)
         elif (question := self._questions.pop(serial, None)) is not None:
             self._answered(*question, None if refused else message.body[0].value)
 
@@ -263,12 +268,16 @@ class Feed:
         if unit is None or status.invalidated(interface, without):
             self._want(name)
             return
+        if interface == UNIT and "Job" in properties:
+            (self._queued.add if properties["Job"].value[0] else self._queued.discard)(name)
         new = {
             field: value
             for field, value in status.changes(interface, properties).items()
             if getattr(unit, field) != value
         }
         if not new:
+            if name in self._held:
+                self._ping(name)
             return
         self._units[name] = unit = replace(unit, **new)
         if "main_pid" in new or "active_state" in new:
@@ -278,12 +287,22 @@ class Feed:
             return
         if name in self._held:
             self._held[name].update(new)
+            self._ping(name)
         elif status.passing(name, new):
             self._held[name] = new
-            serial = self._connection.post(MANAGER_PATH, PEER, "Ping", "", [])
-            self._barriers[serial] = name
+            self._ping(name)
         else:
             self._emit(UnitChanged(name, new))
+
+    def _ping(self, name: str) -> None:
+        """Have what is held back of a unit told once the turn that it was heard of is over."""
+        if name not in self._barriers.values():
+            self._barriers[self._connection.post(MANAGER_PATH, PEER, "Ping", "", [])] = name
+
+    def _comes_back(self, name: str) -> bool:
+        """Whether a unit that has ended is to be started by a job of the manager's."""
+        unit = self._units.get(name)
+        return unit is not None and name in self._queued and unit.active_state in ("inactive", "failed")
 
     def _release(self, name: str) -> None:
         """Tell what was held back of a unit."""
@@ -293,6 +312,7 @@ class Feed:
 
     def _removed(self, name: str) -> None:
         self._wanted.discard(name)
+        self._queued.discard(name)
         self._release(name)
         self._answers.pop(name, None)
         if self._units.pop(name, None) is not None and not self._building:
