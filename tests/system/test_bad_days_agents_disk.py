@@ -38,7 +38,7 @@ def small_disk(product: Product, folder: str, size: str) -> Iterator[None]:
 
 def row(product: Product, agent: pb.Agent) -> dict[str, Any]:
     """What ps --json tells of it."""
-    [found] = [one for one in product.json("ps", "-a") if one["id"] == agent.id]
+    [found] = [one for one in product.json("ps", "-a", agent.session) if one["id"] == agent.id]
     return dict(found)
 
 

@@ -19,12 +19,13 @@ from tests.system.wheels import installation
 OLDER, NEWER = "0.0.8", "99.1.0"
 LAUNCHER = f"{HOME}/.local/share/sessiond/launcher"
 
-# Numbers without a gap, until it is told to end; then how many there were.
+# Numbers without a gap, until it is told to end; then how many there were. All of them are to be held,
+# however long the upgrades take.
 WRITER = """
 import os, sys, time
 number = 0
 while not os.path.exists(sys.argv[1]):
-    for _ in range(20):
+    for _ in range(2):
         number += 1
         print("line", number)
     sys.stdout.flush()
