@@ -181,7 +181,7 @@ def test_long_last_words_are_kept_though_no_daemon_was_there_to_hear_them(crew: 
     assert (state(ended), ended.exit_status) == ("failed", 9)
     assert [len(line) for line in crew.lines(agent.id)] == [4, 65536, 10]
     assert ended.record_bytes == 5 + size + 12 + 3 * tty
-    [row] = [one for one in product.json("ps", "-a") if one["id"] == agent.id]
+    [row] = [one for one in product.json("ps", "-a", crew.session) if one["id"] == agent.id]
     assert (row["state"], row["exit_status"], row["recording_problem"]) == ("failed", 9, None)
     assert product.host.sessionctl("wait", f"{crew.session}/{agent.id}", check=False).returncode == 9
 

@@ -200,7 +200,9 @@ def test_following_output_tells_each_line_once_over_dead_daemons(
 ) -> None:
     script = "for n in $(seq 100); do echo line $n; sleep 0.03; done; sleep 1"
     product.ctl("run", "-d", "-s", crew.session, tty, "--name", "it", "--", "bash", "-c", script)
-    following = product.host.popen([SESSIONCTL, "output", "-f", "-n", "1000", "it"], stderr=subprocess.PIPE)
+    # With its session: who is asked for a name alone has each session's answer in a few seconds, or none.
+    follow = [SESSIONCTL, "output", "-f", "-n", "1000", f"{crew.session}/it"]
+    following = product.host.popen(follow, stderr=subprocess.PIPE)
     crew.kill_daemon()
     product.ctl("restart", crew.session)
     out, err = following.communicate(timeout=PATIENCE)
