@@ -219,7 +219,7 @@ def test_wait_returns_at_once_or_when_it_comes_true_or_times_out(stand_in: Stand
     starter = threading.Timer(0.2, lambda: ctl_elsewhere(stand_in, folder))
     starter.start()
     try:
-        assert ctl("wait", "a", "--timeout", "20", "--json").json[0]["state"] == "active"
+        assert ctl("wait", "a", "--timeout", "60", "--json").json[0]["state"] == "active"
     finally:
         starter.join()
 
