@@ -127,3 +127,20 @@ async def systemd_agents(address: str) -> AsyncIterator[SystemdAgentsHarness]:
             yield harness
         finally:
             await harness.clean()
+
+
+def cgroup(unit: str) -> Path:
+    """The folder of an agent's unit in the unified hierarchy."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        if rest.startswith("cgroup2 "):
+            found = list(Path(fields.split()[4]).rglob(unit))
+            assert len(found) == 1
+            return found[0]
+    raise AssertionError("no cgroup2 here")
+
+
+def ticks(pid: int) -> int:
+    """CPU time that a process has used, in clock ticks."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])

@@ -24,7 +24,7 @@ from sessiond.model.agent import AgentUnit, has_ended, new_agent_id
 from sessiond.model.unit import agent_unit, agents_slice, daemon_unit
 from sessiond.ports import AgentsListed, DaemonSpec, Lost
 from sessiond.testing.agents_contract import AgentWatcher, watching_agents
-from tests.contract.agents_harness import PYTHON, SystemdAgentsHarness, systemd_agents
+from tests.contract.agents_harness import PYTHON, SystemdAgentsHarness, cgroup, systemd_agents, ticks
 from tests.contract.init_harness import BUS
 from tests.system.backend_inside import NEWER
 
@@ -33,23 +33,6 @@ from tests.system.backend_inside import NEWER
 async def real() -> AsyncIterator[SystemdAgentsHarness]:
     async with systemd_agents(os.environ[BUS]) as harness:
         yield harness
-
-
-def cgroup(unit: str) -> Path:
-    """The folder of an agent's unit in the unified hierarchy."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        if rest.startswith("cgroup2 "):
-            found = list(Path(fields.split()[4]).rglob(unit))
-            assert len(found) == 1
-            return found[0]
-    raise AssertionError("no cgroup2 here")
-
-
-def ticks(pid: int) -> int:
-    """CPU time that a process has used, in clock ticks."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
 
 
 async def shown(real: SystemdAgentsHarness, unit: str, *names: str) -> dict[str, str]:
