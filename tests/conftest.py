@@ -25,8 +25,11 @@ GRACE = float(os.environ.get("SESSIOND_TEST_GRACE", "60"))
 # Variables through which a test, or what it starts, would reach the session it is run from.
 OUTSIDE = ("DBUS_SESSION_BUS_ADDRESS", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC")
 
-# How long an example takes tells how busy the machine is, and nothing of what is tried.
-settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long an example takes tells how busy the machine is, and nothing of what is tried. The same examples
+# each time, as in CI: others are searched for with --hypothesis-profile=default and a --hypothesis-seed.
+settings.register_profile(
+    "any-machine", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("any-machine")
 
 _run_id = uuid.uuid4().hex
