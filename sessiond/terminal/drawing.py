@@ -148,7 +148,10 @@ class _Drawing:
         entered = [one for one in ALTERNATE_SCREEN if one.on(state.modes)]
         left = [one for one in ALTERNATE_SCREEN if not one.on(state.modes)]
         if entered and left:
-            self.out += b"".join(one.sequence(True) for one in entered) + left[0].sequence(False)
+            # Only the first one enters it; 1049 would save the primary screen's cursor then.
+            way = min(left, key=lambda one: one.number == 1049)
+            ways = entered if way.number == 1049 else [way, *entered]
+            self.out += b"".join(one.sequence(True) for one in ways) + way.sequence(False)
 
     def _behind(self, primary: ScreenState) -> None:
         """Leave the primary screen as the program has to find it again, and go to the alternate one."""
@@ -160,9 +163,10 @@ class _Drawing:
             self._settle(primary, shown=False, cursor=primary.saved or primary.cursor)
         else:
             self._settle(primary, shown=False)
-        self._be_origin(False)
         for one in entered:
             self.out += one.sequence(True)
+        # Not before: entering may save the cursor, with the origin that it is counted from.
+        self._be_origin(False)
         self._write(_PLAIN, False)
         self._be_charset(Charset())
         self.out += b"\x1b[r"
