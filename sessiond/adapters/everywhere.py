@@ -158,7 +158,7 @@ class Everywhere:
         except OSError as error:
             path = error.filename if isinstance(error.filename, str) else self._places[-1].label
             self._refused[path] = Problem(
-                self.name, "file_unreadable", f"places cannot be noted there: {error.strerror}", path
+                self.name, "file_unreadable", f"places cannot be noted there: {error.strerror}", path, True
             )
 
     def _place_of(self, found: Found) -> _Place:

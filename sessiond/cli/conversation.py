@@ -237,6 +237,8 @@ def conversation_line(one: dict[str, Any]) -> str:
     """One line on a conversation."""
     status = render.paint(one["status"], COLOURS.get(one["status"], ""), on=render.colours())
     besides = [word for word in (_besides(one), one["reason"]) if word]
+    if one["stale"]:
+        besides.append("an old answer")
     if one["pid"] is not None:
         besides.append(f"pid {one['pid']}")
     text = f"{one['adapter']} {shown_id(one)}: "

@@ -68,7 +68,7 @@ def discovered(
 
     Whether one runs is told by evidence alone: its unit, a lock it holds, its program's own registry.
     What cannot be told is `unknown`, with the reason. The list answers at once from what is known, and
-    --json says how old that is (age_ms) and whether its adapter failed since (stale).
+    --json says how old that is (age_ms) and whether its file or its adapter failed since (stale).
 
     Without -a stopped ones are left out. Options that are given more than once: any of the adapters and
     statuses, all of the labels. On a terminal ids are shown shortened, as they can be typed. Where --limit
@@ -207,7 +207,8 @@ def _cells(one: dict[str, Any]) -> dict[str, str]:
 
 def _troubles(one: dict[str, Any]) -> list[str]:
     told = [one["reason"]] if one["reason"] and one["status"] not in LIVE else []
-    return told + (["this is an old answer: its adapter fails (--errors)"] if one["stale"] else [])
+    old = "this is an old answer: its file cannot be read, or its adapter fails (--errors)"
+    return told + ([old] if one["stale"] else [])
 
 
 def _show_problems(app: App, problems: list[dict[str, Any]]) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from sessiond.discovery import wire
 from sessiond.discovery.answers import answer, answer_plainly, describe
+from sessiond.discovery.lastgood import LastGood
 from sessiond.discovery.lives import Lives, prove, settle
 from sessiond.discovery.processes import LiveProcesses, read_stat
 from sessiond.discovery.strangers import strangers
@@ -265,13 +266,19 @@ class Engine:
     def _tell(self, *, whole: bool) -> None:
         """Tell what differs from what was told before."""
         rows = self._files | self._fileless() | self._lives.strangers
+        good = LastGood(self._problems.values())
         changed = []
         for session, found in rows.items():
-            life = self._lives.of(found)
+            life, trouble = self._lives.of(found), good.trouble(found.source)
             before = self._told.get(session)
-            if before is not None and before[0] is found and before[1].life == life:
+            if (
+                before is not None
+                and before[0] is found
+                and before[1].life == life
+                and before[1].trouble == trouble
+            ):
                 continue
-            row = replace(found, life=life)
+            row = replace(found, life=life, source="", trouble=trouble)
             if before is None or before[1] != row:
                 changed.append(row)
             self._told[session] = (found, row)
@@ -408,7 +415,7 @@ class Engine:
                 # Whether another process has it, or that one has another, only a look at all of them tells.
                 everything = self._adapter.evidence(processes), self._own, processes
                 life = settle(self._adapter, *everything).of(found)
-            now = replace(found, life=life)
+            now = replace(row, life=life)
             if now != row:
                 self._told[session] = (found, now)
                 self._channel.send(wire.frame(wire.Told(found=[now])))

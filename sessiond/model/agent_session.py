@@ -93,6 +93,8 @@ class Found:
 
     ``tokens_*`` and ``cost_usd`` are of the whole conversation or None. ``parent`` is the id of the one that
     it was spawned by or forked from. ``native`` holds what else the program tells, by its own names.
+    ``source`` is the file or database that all this was read from, which nobody but the adapter's process is
+    told. ``trouble`` is why that cannot be read any more: this is the last good answer then.
     """
 
     adapter: str
@@ -113,6 +115,8 @@ class Found:
     activity: str = ""
     native: Mapping[str, str] = field(default_factory=dict)
     life: Life = Life(alive=None, reason="not looked at yet")
+    source: str = ""
+    trouble: str = ""
 
     @property
     def key(self) -> Key:
@@ -141,13 +145,15 @@ def derive_status(life: Life, turn: Turn) -> AgentSessionStatus:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Trouble of an adapter, or of one file (``path``). Codes: `adapter_failed`, `adapter_timeout`,
-    `file_unreadable`, `file_malformed`, `format_newer`, `watch_limited`, `place_refused`."""
+    """Trouble of an adapter, or of one file or folder (``path``). Codes: `adapter_failed`, `adapter_timeout`,
+    `file_unreadable`, `file_malformed`, `format_newer`, `watch_limited`, `place_refused`. ``current``: what
+    is told of it is what is in it now, as far as that can be read; otherwise what was read of it before."""
 
     adapter: str
     code: str
     reason: str
     path: str = ""
+    current: bool = False
 
 
 @dataclass(frozen=True, slots=True)

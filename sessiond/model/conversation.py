@@ -39,7 +39,7 @@ class Trouble:
 class AgentSession:
     """One row. ``overlay`` is empty and of no key where nothing is kept; ``session`` and ``agent`` are ids of
     the agent that it runs, or last ran, as; names are empty where they are not known any more. ``age`` is in
-    seconds; ``stale``: its adapter failed since."""
+    seconds; ``stale``: its adapter failed since, or its file can be read no more."""
 
     found: Found
     overlay: Overlay

@@ -181,7 +181,8 @@ class AgentAdapter(Protocol):
 
     def discover(self, changed: Collection[str] | None) -> Iterator[Told]:
         """All conversations, or those of the files and folders that changed. With None every one is told,
-        and what is not told does not exist any more. ``Found.life`` is left as it is."""
+        and what is not told does not exist any more. ``Found.life`` and ``trouble`` are left as they are: a
+        Problem of its ``source``, or of a folder above that, makes a row the last good answer."""
         ...
 
     def evidence(self, processes: Processes) -> Evidence:

@@ -125,7 +125,7 @@ def _plain(one: AgentSession) -> bool:
     kept = one.overlay
     return not (
         one.session
-        or one.stale
+        or one.stale != bool(one.found.trouble)
         or kept.labels
         or kept.annotations
         or kept.group

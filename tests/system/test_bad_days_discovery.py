@@ -284,7 +284,12 @@ def test_each_file_that_cannot_be_read_is_told_and_hides_no_other(
     rows = listed(product, refresh=True)
     assert rows.keys() >= {good, bad, hidden, thread}
     assert {rows[one].status for one in (good, bad, hidden, thread)} == {"stopped"}
-    assert not any(row.stale for row in rows.values())
+    assert {one: rows[one].stale for one in (good, bad, hidden, thread)} == {
+        good: False,
+        bad: True,
+        hidden: True,
+        thread: True,
+    }
     told = {path: code for code, path in problems(product)}
     assert told[transcript_path(bad, folder)] == "file_unreadable"
     assert told[shut] == "file_unreadable"
@@ -301,7 +306,9 @@ def test_each_file_that_cannot_be_read_is_told_and_hides_no_other(
     )
     product.host.run(["rmdir", f"{CLAUDE}/sessions/4194302.json"])
     well(product, "all can be read")
-    assert listed(product).keys() == {good, bad, hidden, thread}
+    rows = listed(product)
+    assert rows.keys() == {good, bad, hidden, thread}
+    assert not any(row.stale for row in rows.values())
 
 
 @pytest.mark.parametrize("place", ["sessions", "projects", ""])

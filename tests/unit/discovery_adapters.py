@@ -70,6 +70,7 @@ class Notes:
             cwd=said.get("cwd", ""),
             title=said.get("title", ""),
             native={"calls": str(self.calls)},
+            source=str(path),
         )
 
     def _misbehave(self, said: Mapping[str, str]) -> None:

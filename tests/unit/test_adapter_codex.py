@@ -219,7 +219,7 @@ def test_a_compressed_one_is_read_as_it_was(tmp_path: Path) -> None:
     packed = pack(path)
     adapter = make_adapter("codex", home_of(tmp_path))
     found = found_by(adapter)[DONE]
-    assert replace(found, native=before.native) == before
+    assert replace(found, native=before.native, source=before.source) == before
     assert found.native["path"] == str(packed)
     assert adapter.transcript(found, 50) == said
 

@@ -321,10 +321,11 @@ def test_texts_of_others_do_nothing_to_the_terminal(stand_in: StandIn) -> None:
 def test_an_old_answer_is_marked(stand_in: StandIn) -> None:
     assert len(ids()) == 3
     stand_in.do(lambda: stand_in.finder.fail("codex", Unreachable("adapter_failed", "it is broken")))
+    stand_in.do(lambda: stand_in.finder.put(replace(stand_in.finder.rows["pi", PI], trouble="/w: odd")))
     rows = {one["id"]: one for one in ctl("discovered", "--json", "--refresh").json}
-    assert {key: one["stale"] for key, one in rows.items()} == {CLAUDE: False, CODEX: True, PI: False}
+    assert {key: one["stale"] for key, one in rows.items()} == {CLAUDE: False, CODEX: True, PI: True}
     shown = ctl("discovered")
-    assert "! this is an old answer: its adapter fails (--errors)" in shown.out
+    assert shown.out.count("! this is an old answer: its file cannot be read, or its adapter fails") == 2
     assert "One file or adapter could not be read: sessionctl discovered --errors" in shown.err
     errors = ctl("discovered", "--errors", "--json").json
     assert errors[0] | {"since": ""} == {

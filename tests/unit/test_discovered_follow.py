@@ -125,6 +125,18 @@ async def test_what_is_known_then_every_change() -> None:
         await changes.aclose()
 
 
+async def test_what_cannot_be_read_any_more_is_told_as_stale_and_when_it_is_well() -> None:
+    one = found("one")
+    async with knowing(one) as known:
+        changes = known.discovered.follow(ALL)
+        assert await until_current(changes) == ["one"]
+        known.finder.put(replace(one, trouble="/w/one.jsonl: it is empty"))
+        assert (await after(changes)).stale
+        known.finder.put(one)
+        assert not (await after(changes)).stale
+        await changes.aclose()
+
+
 async def test_one_that_no_longer_fits_is_told_as_removed() -> None:
     async with knowing(found("one", life=alive()), found("two")) as known:
         changes = known.discovered.follow(Choice())

@@ -15,7 +15,18 @@ import pytest
 
 from sessiond.adapters import ADAPTERS
 from sessiond.errors import Conflict, InvalidArgument, NotFound, TimedOut, Unreachable
-from sessiond.model.agent_session import INNER, MARKER, STOPPED, Found, Life, Message, Plan, Transcript, Turn
+from sessiond.model.agent_session import (
+    INNER,
+    MARKER,
+    STOPPED,
+    Found,
+    Life,
+    Message,
+    Plan,
+    Problem,
+    Transcript,
+    Turn,
+)
 from sessiond.rpc._generated.v1 import agents_pb2
 from sessiond.rpc._generated.v1 import discovery_pb2 as pb
 from sessiond.testing.fake_finder import FakeFinder
@@ -188,6 +199,44 @@ async def test_what_cannot_be_told_is_not_started(base: Base) -> None:
         await base.finder.read()
         assert (await refused(base.resume("y"))).code == "agent_session_unknown"
     assert not base.finder.ended
+
+
+async def test_what_cannot_be_read_any_more_is_not_gone_on_with_on_a_guess(base: Base) -> None:
+    trouble = "/home/user/x.jsonl: no line of a transcript can be read in it"
+    agent = await opened(base, "ours")
+    for life in (STOPPED, FOREIGN, within(base, agent)):
+        base.put("x", life=life, trouble=trouble)
+        await base.finder.read()
+        for take_over in (False, True):
+            told = await refused(base.resume("x", "go on", take_over=take_over))
+            assert (told.code, type(told)) == ("agent_session_unreadable", Conflict)
+            assert trouble in told.message
+            assert "--errors" in told.hint
+    assert not base.finder.ended
+    assert len(base.daemon.spawned) == 1
+    # What is beside it, or another's, is no trouble of it.
+    base.finder.tell_problems("claude-code", Problem("claude-code", "file_malformed", "odd", "/s/7.json"))
+    base.put("y")
+    await base.finder.read()
+    await base.resume("y", "go on")
+    assert len(base.daemon.spawned) == 2
+
+
+async def test_what_can_be_read_no_more_once_it_was_ended_is_not_started(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base.put("x", life=FOREIGN)
+    await base.finder.read()
+    end = FakeFinder.end
+
+    async def leaving_garbage(finder: FakeFinder, adapter: str, found: Found, timeout: float) -> bool:
+        done = await end(finder, adapter, found, timeout)
+        finder.put(replace(found, life=STOPPED, trouble="/x.jsonl: it is empty"))
+        return done
+
+    monkeypatch.setattr(FakeFinder, "end", leaving_garbage)
+    assert (await refused(base.resume("x", take_over=True))).code == "agent_session_unreadable"
+    assert not base.daemon.spawned
 
 
 async def test_a_process_is_no_conversation(base: Base) -> None:

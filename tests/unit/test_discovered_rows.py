@@ -133,6 +133,43 @@ async def test_refresh_shows_what_no_event_told() -> None:
         assert [row.found.id for row in page.rows] == ["two", "one"]
 
 
+async def test_what_cannot_be_read_any_more_is_stale_since_it_last_could() -> None:
+    one, trouble = found("one", life=alive()), "/w/one.jsonl: no line of it can be read"
+    async with knowing(one, found("two")) as known:
+        await known.rows()
+        known.clock += 5
+        known.finder.put(replace(one, trouble=trouble))
+        await known.finder.read()
+        known.clock += 2
+        told = {row.found.id: (row.status, row.stale, row.age) for row in await known.rows()}
+        assert told == {
+            "one": (AgentSessionStatus.RUNNING, True, 7.0),
+            "two": (AgentSessionStatus.STOPPED, False, 2.0),
+        }
+        # It goes on as the rest is looked at, and does what its process does.
+        known.finder.put(replace(one, trouble=trouble, life=STOPPED))
+        await known.finder.read()
+        known.clock += 1
+        [row] = [row for row in await known.rows() if row.found.id == "one"]
+        assert (row.status, row.stale, row.age) == (AgentSessionStatus.STOPPED, True, 8.0)
+        assert (await known.discovered.get("one")).age == 8.0
+        known.finder.put(one)
+        await known.finder.read()
+        now = known.discovered.view(one.key)
+        assert now is not None
+        assert (now.stale, now.age) == (False, 0.0)
+        # Of one that comes back, nothing of before is known.
+        known.finder.put(replace(one, trouble=trouble))
+        known.finder.remove(*one.key)
+        await known.finder.read()
+        known.clock += 9
+        known.finder.put(replace(one, trouble=trouble))
+        await known.finder.read()
+        now = known.discovered.view(one.key)
+        assert now is not None
+        assert (now.stale, now.age) == (True, 9.0)
+
+
 async def test_an_adapter_that_fails_keeps_its_last_answer_and_delays_nobody() -> None:
     async with knowing(found("one", life=alive()), found("two", "codex")) as known:
         await known.rows()

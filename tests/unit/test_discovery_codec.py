@@ -31,6 +31,7 @@ ROWS = {
     "old": row(found("one"), age=2.0**45),
     "long": row(found("one", first_prompt="é" * 9_000)),
     "stale": row(found("one"), stale=True),
+    "unread": row(found("one", trouble="/w/one.jsonl: no line of it can be read"), stale=True),
     "live": row(found("one", life=alive(activity="thinking"), native={"kind": "cli", "b": "\udcff"})),
     "ours": row(
         found("one", life=alive()), session=SESSION, session_name="work", agent=AGENT, agent_name="claude"

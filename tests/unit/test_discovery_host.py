@@ -200,8 +200,11 @@ async def test_trouble_with_a_file_is_told_until_it_is_well() -> None:
         assert case.title("one", "a") == "x"
         case.write("one", "b", title="y")
         await case.until(lambda: not case.problems["one"])
+        assert case.row("one", "b").trouble == ""
         path.write_text("{")
         await case.until(lambda: case.problems["one"])
+        assert (case.title("one", "b"), case.row("one", "a").trouble) == ("y", "")
+        assert case.row("one", "b").trouble == f"{path}: it is no JSON"
         path.unlink()
         await case.until(lambda: not case.problems["one"])
 

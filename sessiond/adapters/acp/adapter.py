@@ -157,9 +157,10 @@ class Adapter:
         version = as_count(header.version)
         if version is not None and version > VERSION:
             reason = f"its format is {version}, and {VERSION} is the latest that is known here"
-            problem = Problem(self.name, "format_newer", reason, path)
+            problem = Problem(self.name, "format_newer", reason, path, current=True)
         elif story.broken:
-            problem = malformed(self.name, path, f"{story.broken} lines of it cannot be read")
+            reason = f"{story.broken} lines of it cannot be read"
+            problem = malformed(self.name, path, reason, current=True)
         whole = ends.whole and not story.broken and not story.lost
         listed = header.command if isinstance(header.command, list) else []
         command = [word for word in listed if isinstance(word, str)]
@@ -187,6 +188,7 @@ class Adapter:
             turn=story.turn,
             activity=story.activity,
             native={name: cut(value, 4096)[0] for name, value in native.items() if value},
+            source=path,
         )
         return found, ends.stamp, problem
 

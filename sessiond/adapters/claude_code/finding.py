@@ -205,7 +205,7 @@ class Transcripts:
             if id not in there:
                 yield from self._look_at_file(id, path)
         for id, path in there.items():
-            if self.paths.get(id) != path or id not in self.rows:
+            if self.paths.get(id) != path or id not in self.rows or path in self._trouble:
                 yield from self._look_at_file(id, path)
 
     def _lost(self, id: str, path: str) -> Iterator[Told | str]:
@@ -318,6 +318,7 @@ class Transcripts:
             turn=read.turn,
             activity=read.activity,
             native=native,
+            source=path,
         )
         return Row(found, read.first, read.forked, malformed=not read.lines, begun=begun(ends))
 

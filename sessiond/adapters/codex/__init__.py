@@ -191,6 +191,7 @@ class Adapter:
             turn=rollout.turn,
             activity=rollout.activity,
             native=native,
+            source=rollout.path,
         )
 
     # ---- processes --------------------------------------------------------------------------

@@ -162,6 +162,7 @@ def found_of(chat: Chat) -> Found:
         turn=turn,
         activity="thinking" if turn is Turn.WORKING else "",
         native=native,
+        source=chat.path,
     )
 
 

@@ -91,7 +91,7 @@ class Store(Database[Row]):
         ]
         for start in range(0, len(changed), _BATCH):
             batch = changed[start : start + _BATCH]
-            read = read_database(self.path, partial(_rows, ids=tuple(batch)))
+            read = read_database(self.path, partial(_rows, path=self.path, ids=tuple(batch)))
             if self._known:
                 self.written |= {row.found.id for row in read if self.rows.get(row.found.id) != row}
             self.rows.update((row.found.id, row) for row in read)
@@ -112,7 +112,7 @@ def _outline(connection: sqlite3.Connection) -> tuple[dict[str, int], int]:
     return outline, odd
 
 
-def _rows(connection: sqlite3.Connection, ids: tuple[str, ...]) -> list[Row]:
+def _rows(connection: sqlite3.Connection, path: str, ids: tuple[str, ...]) -> list[Row]:
     there = columns_of(connection, _NEEDED)
     columns = [f"w.{name}" if name in there["session_windows"] else f"NULL AS {name}" for name in _WINDOW]
     columns += [f"n.{name}" if name in there["session_nodes"] else f"NULL AS {name}" for name in _NODE]
@@ -140,10 +140,10 @@ def _rows(connection: sqlite3.Connection, ids: tuple[str, ...]) -> list[Row]:
             tuple(keys),
         ).fetchall()
     )
-    return [_row(row, current) for row in rows]
+    return [_row(row, path, current) for row in rows]
 
 
-def _row(row: sqlite3.Row, current: Mapping[object, object]) -> Row:
+def _row(row: sqlite3.Row, path: str, current: Mapping[object, object]) -> Row:
     last = inner(decode_object(row["last_message"]), "message")
     status = texts.as_text(row["status"])
     parent = row["fork_source_session_id"] or current.get(row["spawned_by"] or row["parent_session_key"])
@@ -174,6 +174,7 @@ def _row(row: sqlite3.Row, current: Mapping[object, object]) -> Row:
         turn=turn,
         activity=activity,
         native=native,
+        source=path,
     )
     return Row(found, _number(row["updated_at"]))
 

@@ -64,6 +64,8 @@ class Adapter:
         self._databases: dict[str, Database] = {}
         self._storage = Storage(os.path.join(self._folder, "storage"))
         self._old: dict[str, Found] = {}
+        # Files of those that could not be read.
+        self._odd: set[str] = set()
         self._told: dict[str, str] = {}
         self._round: set[str] = set()
 
@@ -118,18 +120,20 @@ class Adapter:
 
     def _file(self, path: str, told: Found | Problem) -> Iterator[Told]:
         if isinstance(told, Found):
-            before = self._old.get(path)
             self._old[path] = told
             yield from self._tell(told, path)
-            if before is None or before != told:
+            if path in self._odd:
+                self._odd.discard(path)
                 yield Clear(path)
             return
         # What was read of it before stays.
         if path in self._old:
             yield from self._tell(self._old[path], path)
+        self._odd.add(path)
         yield told
 
     def _gone_file(self, path: str) -> Iterator[Told]:
+        self._odd.discard(path)
         found = self._old.pop(path, None)
         if found is not None:
             yield from self._gone(found.id, path)

@@ -106,7 +106,7 @@ class Database(databases.Database[Row]):
         ]
         for start in range(0, len(changed), _BATCH):
             batch = changed[start : start + _BATCH]
-            read = read_database(self.path, partial(_rows, ids=batch, there=columns))
+            read = read_database(self.path, partial(_rows, path=self.path, ids=batch, there=columns))
             yield [self._take(row) for row in read], []
         self._messages = newest
         self._well(odd)
@@ -152,7 +152,7 @@ def _outline(
     return outline, added, latest, odd, columns
 
 
-def _rows(connection: sqlite3.Connection, ids: Sequence[str], there: Collection[str]) -> list[Row]:
+def _rows(connection: sqlite3.Connection, path: str, ids: Sequence[str], there: Collection[str]) -> list[Row]:
     columns = ", ".join(f"s.{name}" if name in there else f"NULL AS {name}" for name in _COLUMNS)
     # Columns are from the tuple above, ids are bound.
     query = _ROWS.format(
@@ -167,10 +167,10 @@ def _rows(connection: sqlite3.Connection, ids: Sequence[str], there: Collection[
     # A row of SQLite's own compares its columns' names at each look.
     cursor.row_factory = None
     names = [one[0] for one in cursor.description]
-    return [_row(connection, dict(zip(names, row, strict=True))) for row in cursor]
+    return [_row(connection, path, dict(zip(names, row, strict=True))) for row in cursor]
 
 
-def _row(connection: sqlite3.Connection, row: Mapping[str, Any]) -> Row:
+def _row(connection: sqlite3.Connection, path: str, row: Mapping[str, Any]) -> Row:
     last = decode_object(row["last_data"])
     parts: list[Mapping[str, Any]] = []
     if last.get("role") == "assistant" and turn_of(last, ())[0] is Turn.WORKING:
@@ -208,6 +208,7 @@ def _row(connection: sqlite3.Connection, row: Mapping[str, Any]) -> Row:
         turn=turn,
         activity=activity,
         native=native,
+        source=path,
     )
     return Row(
         found, title, _number(row["time_created"]), _number(row["time_updated"]), _number(row["first_time"])

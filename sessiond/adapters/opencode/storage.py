@@ -109,6 +109,7 @@ class Storage:
             turn=turn,
             activity=activity,
             native={"path": path} if len(path) <= 4096 and path.isprintable() else {},
+            source=path,
         )
 
     def _prompt(self, session: str, names: Sequence[str]) -> str:

@@ -160,13 +160,15 @@ def read_row(adapter: str, path: str, id_of: Callable[[str], str]) -> Row | Prob
         turn=story.turn,
         activity=story.activity,
         native=_native(path, header, story),
+        source=path,
     )
     problem = None
     if header.version is not None and header.version > VERSION:
         reason = f"its format is {header.version}, and {VERSION} is the latest that is known here"
-        problem = Problem(adapter, "format_newer", reason, path)
+        problem = Problem(adapter, "format_newer", reason, path, current=True)
     elif story.broken:
-        problem = malformed(adapter, path, f"{story.broken} lines of it cannot be read")
+        reason = f"{story.broken} lines of it cannot be read"
+        problem = malformed(adapter, path, reason, current=True)
     return Row(found, header, ends.stamp, ends.mtime_ns, problem)
 
 

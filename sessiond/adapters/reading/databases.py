@@ -88,14 +88,15 @@ class Database(ABC, Generic[R]):
         elif before is not None:
             yield Clear(self.path)
 
-    def _trouble(self, code: str, reason: str) -> None:
-        self.problem = Problem(self.adapter, code, reason, self.path)
+    def _trouble(self, code: str, reason: str, *, current: bool = False) -> None:
+        self.problem = Problem(self.adapter, code, reason, self.path, current)
 
     def _well(self, odd: int) -> None:
         """All of it was read, but for so many without an id."""
         self.problem = None
         if odd:
-            self._trouble("file_malformed", f"{odd} sessions in it have no usable id and are left out")
+            reason = f"{odd} sessions in it have no usable id and are left out"
+            self._trouble("file_malformed", reason, current=True)
 
 
 def columns_of(

@@ -136,6 +136,6 @@ def unreadable(adapter: str, path: str, error: OSError) -> Problem:
     return Problem(adapter, "file_unreadable", error.strerror or str(error), path)
 
 
-def malformed(adapter: str, path: str, reason: str) -> Problem:
-    """What is told of a file in which nothing could be read."""
-    return Problem(adapter, "file_malformed", reason, path)
+def malformed(adapter: str, path: str, reason: str, *, current: bool = False) -> Problem:
+    """What is told of a file in which nothing could be read; ``current`` where only some of it could not."""
+    return Problem(adapter, "file_malformed", reason, path, current)

@@ -40,7 +40,8 @@ class Tracked(Generic[T]):
         """Read a file where it changed. ``how`` tells what it holds, or what is wrong with it, None where it
         is only about to be written, and raises OSError."""
         try:
-            if path in self.paths and self._stamps.get(path) is not None:
+            known = path in self.paths and path not in self._troubled
+            if known and self._stamps.get(path) is not None:
                 return
             read = how(path)
         except OSError as error:

@@ -69,8 +69,8 @@ class Views:
 
     def _join(self, found: Found, age: float | None) -> AgentSession:
         overlay = self._overlays.get(found.key)
-        age = self._told.age(found.adapter) if age is None else age
-        stale = self._told.stale(found.adapter)
+        age = self._told.age_of(found) if age is None or found.trouble else age
+        stale = bool(found.trouble) or self._told.stale(found.adapter)
         if overlay is None and not found.life.mark:
             # Nearly all are so.
             return AgentSession(found, _NOTHING, age=age, stale=stale)

@@ -67,6 +67,8 @@ class Resuming:
             row = await self._known.anew(known)
             if row.found.id.startswith(PROCESS):
                 raise _nameless(row)
+            if row.found.trouble:
+                raise _unreadable(row)
             if row.stale:
                 raise _cannot_tell(row, "its adapter fails at the moment")
             if row.status is AgentSessionStatus.UNKNOWN:
@@ -176,6 +178,8 @@ class Resuming:
         row = await self._known.anew(row)
         if row.status.live:
             raise _live(row)
+        if row.found.trouble:
+            raise _unreadable(row)
         if row.stale or row.status is AgentSessionStatus.UNKNOWN:
             raise _cannot_tell(row, row.found.life.reason or "its adapter fails at the moment")
         launched = await self._launching.start(adapter, spawn, plan, wish, before=row)
@@ -276,6 +280,15 @@ def _cannot_tell(row: AgentSession, reason: str, entry: str = "") -> Conflict:
         f"whether {_shown(row)} runs cannot be told: {reason}",
         hint=f"end its program if it runs, and try again{over}",
         fields=_fields(row) | ({"entry": entry} if entry else {}),
+    )
+
+
+def _unreadable(row: AgentSession) -> Conflict:
+    return Conflict(
+        "agent_session_unreadable",
+        f"how {_shown(row)} stands is not known, as it cannot be read any more: {row.found.trouble}",
+        hint="put right what keeps it from being read, and try again: sessionctl discovered --errors",
+        fields=_fields(row),
     )
 
 

@@ -49,6 +49,8 @@ class Told:
         self._live: dict[str, set[str]] = {adapter: set() for adapter in self._rows}
         self._outer: dict[Key, Key] = {}
         self._heard: dict[str, float] = {}
+        # When what cannot be read any more was last known to be well.
+        self._well: dict[Key, float] = {}
         self._answered: set[str] = set()
         self._stale: set[str] = set()
         # Never changed in place: other threads read it.
@@ -130,6 +132,11 @@ class Told:
         heard = self._heard.get(adapter)
         return 0.0 if heard is None else max(0.0, self._clock() - heard)
 
+    def age_of(self, one: Found) -> float:
+        """The same of one conversation; where its file cannot be read any more, since it last could."""
+        well = self._well.get(one.key) if one.trouble else None
+        return self.age(one.adapter) if well is None else max(0.0, self._clock() - well)
+
     def stale(self, adapter: str) -> bool:
         """Whether the adapter as a whole is in trouble: its rows are its last good answer."""
         return adapter in self._stale
@@ -144,15 +151,18 @@ class Told:
             return News(event.adapter)
         match event:
             case Rows():
-                self._heard[event.adapter] = self._clock()
-                return self._take_rows(event)
+                now = self._clock()
+                well = self._heard.get(event.adapter, now)
+                self._heard[event.adapter] = now
+                return self._take_rows(event, well)
             case Problems():
                 return self._take_problems(event)
             case Checked():
                 self._heard[event.adapter] = self._clock()
         return News(event.adapter)
 
-    def _take_rows(self, event: Rows) -> News:
+    def _take_rows(self, event: Rows, well: float) -> News:
+        """``well`` is when all of these were held against the machine before."""
         rows = self._rows[event.adapter]
         changed = [one for one in event.found if rows.get(one.id) != one]
         before = {one.id: rows[one.id] for one in changed if one.id in rows}
@@ -171,9 +181,14 @@ class Told:
             if (inner := _inner_key(one)) is not None:
                 self._outer[inner] = one.key
             rows[one.id] = one
+            if one.trouble:
+                self._well.setdefault(one.key, well)
+            else:
+                self._well.pop(one.key, None)
             (live.add if one.status.live else live.discard)(one.id)
         for gone in missing:
             del rows[gone]
+            self._well.pop((event.adapter, gone), None)
         live -= missing
         joined |= self._joined([one.key for one in changed])
         return News(

@@ -152,9 +152,9 @@ class DiscoveryServiceServicer:
         """Goes on with a conversation: types into its terminal where it runs in one of ours and waits for a prompt,
         otherwise starts its program again as an agent of a session.
         Errors: as LaunchAgentSession, FAILED_PRECONDITION agent_session_live (it runs elsewhere: take it over),
-        agent_session_busy, agent_session_unknown (whether it runs cannot be told), session_missing,
-        INVALID_ARGUMENT cwd_outside, duration_invalid, NOT_FOUND path_missing, transcript_missing; a takeover ends
-        nothing where one of them is known before.
+        agent_session_busy, agent_session_unknown (whether it runs cannot be told), agent_session_unreadable
+        (its file cannot be read any more), session_missing, INVALID_ARGUMENT cwd_outside, duration_invalid,
+        NOT_FOUND path_missing, transcript_missing; a takeover ends nothing where one of them is known before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
