@@ -397,7 +397,8 @@ class _Drawing:
             cell = there[start]
             if cell.width == TAIL and start:
                 start, cell = start - 1, there[start - 1]
-            if cell.text == chr(previous) and place.column < self.state.columns:
+            beside = place.column == start + (2 if cell.width == WIDE else 1)
+            if cell.text == chr(previous) and beside and place.column < self.state.columns:
                 return start, cell
         return place.column, None
 

@@ -209,6 +209,7 @@ def pair() -> Iterator[Pair]:
 @example(stream=[b"prim", b"\x1b[?1049h", b"alt"], unfinished=b"", later=[b"\x1b[?1049l", b"after"])
 @example(stream=["🏳️‍🌈👍🏽❤️".encode(), b"\x1b[?2027h", "🏳️‍🌈👍🏽❤️".encode()], unfinished=b"", later=[])
 @example(stream=[b"x" * 20], unfinished=b"", later=[b"y"])
+@example(stream=["好".encode(), b"\x1b[0;2H"], unfinished=b"", later=[])
 @example(stream=[b"\x1b[?6h", b"\x1b[?1049h"], unfinished=b"", later=[])
 @example(stream=[b"\x1b[?47h", b"\x1b[?1049h", b"\x1b[?47l"], unfinished=b"", later=[])
 @example(stream=[b"\x1b[48;5;9m", b"y" * 50], unfinished=b"\xe5\xa5", later=[b"\xbd"])
