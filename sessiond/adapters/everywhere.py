@@ -157,9 +157,8 @@ class Everywhere:
             self._noted = notes_stamp(self.name, self._environment)
         except OSError as error:
             path = error.filename if isinstance(error.filename, str) else self._places[-1].label
-            self._refused[path] = Problem(
-                self.name, "file_unreadable", f"places cannot be noted there: {error.strerror}", path, True
-            )
+            reason = f"places cannot be noted there: {error.strerror}"
+            self._refused[path] = Problem(self.name, "file_unreadable", reason, path, current=True)
 
     def _place_of(self, found: Found) -> _Place:
         label = found.native.get(HOME, "")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,28 +170,18 @@ def _mapped_stream(call: Callable[[Any, Any], Any], method: str, streams: set[_S
     in the middle of a message, the generator is closed then and there."""
 
     async def mapped(request: Any, context: Any) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        stream = _Stream(task)
-        streams.add(stream)
-        try:
-            async with aclosing(call(request, context)) as responses:
-                async for response in responses:
-                    if not await stream.write(context, response):
-                        return
-        except asyncio.CancelledError:
-            if stream.error is None:
+        async with _under_way(streams, context) as stream:
+            try:
+                async with aclosing(call(request, context)) as responses:
+                    async for response in responses:
+                        if not await stream.write(context, response):
+                            return
+            except SessiondError as error:
+                await abort(context, error)
+            except grpc.aio.AbortError:
                 raise
-            task.uncancel()
-            await abort(context, stream.error)
-        except SessiondError as error:
-            await abort(context, error)
-        except grpc.aio.AbortError:
-            raise
-        except Exception as error:  # noqa: BLE001 - told to the caller, and the journal has the trace
-            await abort(context, _unforeseen(method, error))
-        finally:
-            streams.discard(stream)
+            except Exception as error:  # noqa: BLE001 - told to the caller, and the journal has the trace
+                await abort(context, _unforeseen(method, error))
 
     return mapped
 
@@ -200,21 +190,28 @@ def _watching(call: _Handler, watches: set[_Stream]) -> _Handler:
     """A stream that would wait for ever, of a service that is not ours: it ends with the server."""
 
     async def watching(request: Any, context: Any) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        stream = _Stream(task)
-        watches.add(stream)
-        try:
+        async with _under_way(watches, context):
             await call(request, context)
-        except asyncio.CancelledError:
-            if stream.error is None:
-                raise
-            task.uncancel()
-            await abort(context, stream.error)
-        finally:
-            watches.discard(stream)
 
     return watching
+
+
+@asynccontextmanager
+async def _under_way(streams: set[_Stream], context: Any) -> AsyncIterator[_Stream]:
+    """This call, for as long as it lasts one of these; where it is ended as such, its client is told why."""
+    task = asyncio.current_task()
+    assert task is not None
+    stream = _Stream(task)
+    streams.add(stream)
+    try:
+        yield stream
+    except asyncio.CancelledError:
+        if stream.error is None:
+            raise
+        task.uncancel()
+        await abort(context, stream.error)
+    finally:
+        streams.discard(stream)
 
 
 def _over() -> SessiondError:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from sessiond.adapters.claude_code import starting, transcript
-from sessiond.adapters.claude_code.finding import AGENT, Transcripts
+from sessiond.adapters.claude_code.finding import AGENT, Transcripts, below
 from sessiond.adapters.claude_code.registry import Entry, Registry
 from sessiond.adapters.reading.evidence import executing, outside
 from sessiond.adapters.reading.packages import read_package
@@ -64,14 +64,14 @@ class Adapter:
         if changed is None or any(self._above(path) for path in changed):
             yield from self._all(whole=changed is None)
             return
-        if any(_below(path, self._registry.folder) for path in changed):
+        if any(below(path, self._registry.folder) for path in changed):
             yield from self._look_at_registry()
         for told in self._transcripts.look_at(changed):
             yield self._lost(told) if isinstance(told, str) else told
 
     def _above(self, path: str) -> bool:
         """Whether both places may have come or gone with it."""
-        return _below(self._home, path)
+        return below(self._home, path)
 
     def _all(self, *, whole: bool) -> Iterator[Told]:
         before = set(self._transcripts.paths) | set(self._registered)
@@ -276,8 +276,3 @@ def _package_version(path: str) -> str:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.split(r"[-+]", version)[0].split("."))
-
-
-def _below(path: str, folder: str) -> bool:
-    """Whether a path is a folder, or in it."""
-    return path == folder or path.startswith(folder + "/")

@@ -52,6 +52,11 @@ class Row:
     """It is only about to be written."""
 
 
+def below(path: str, folder: str) -> bool:
+    """Whether a path is a folder, or in it."""
+    return path == folder or path.startswith(folder + "/")
+
+
 class Transcripts:
     """All transcripts below a folder, by id; unchanged files are not opened again."""
 
@@ -148,7 +153,7 @@ class Transcripts:
         any more."""
         self._places = None
         for path in changed:
-            if path == self.folder or path.startswith(self.folder + "/"):
+            if below(path, self.folder):
                 yield from self._look_at(path)
         self._places = None
 

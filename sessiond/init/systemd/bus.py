@@ -176,9 +176,11 @@ class Connection:
 
     def post(self, path: str, interface: str, member: str, signature: str, body: list[Any]) -> int:
         """Send a call whose answer comes to the listeners; returns the serial they see as reply_serial."""
+        return self._post(self._message(path, interface, member, signature, body, SYSTEMD), member)
+
+    def _post(self, message: Message, member: str) -> int:
         if not self.alive:
             raise unanswered(f"{member}: the connection was closed")
-        message = self._message(path, interface, member, signature, body, SYSTEMD)
         message.serial = self._bus.next_serial()
         self.calls += 1
         self._send(message._marshall(False), member)
@@ -263,14 +265,10 @@ class Connection:
 
     def drop_match(self, rule: str) -> None:
         """The same, without an answer to wait for."""
-        if not self.alive:
-            return
         message = self._message(_BUS_PATH, _BUS, "RemoveMatch", "s", [rule], _BUS)
         message.flags = MessageFlag.NO_REPLY_EXPECTED
-        message.serial = self._bus.next_serial()
-        self.calls += 1
         with contextlib.suppress(Unreachable):
-            self._send(message._marshall(False), "RemoveMatch")
+            self._post(message, "RemoveMatch")
 
     async def subscribe(self) -> None:
         """Have the manager send its signals; each life of a manager must be asked anew."""
